@@ -1,0 +1,8 @@
+//! Quorate: a coordination store that speaks etcd's API.
+//!
+//! The way of a request and the rules between modules stand in `ARCHITECTURE.md`. Each module's
+//! first lines say what it is and why it is so.
+
+pub mod env;
+pub mod proto;
+pub mod types;

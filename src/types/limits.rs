@@ -1,0 +1,73 @@
+//! Every bound in one place, checked against each other at compile time.
+//!
+//! A queue, batch, retry or message without a limit here is a bug. Where etcd has the same limit
+//! the number is etcd's.
+
+use std::time::Duration;
+
+/// Largest request a client may send, unless `--max-request-bytes` says otherwise.
+pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// What gRPC framing may add to a request before it is refused unread.
+pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Operations in one transaction, unless `--max-txn-ops` says otherwise.
+pub const TXN_OPS_MAX: usize = 128;
+/// Longest TTL of a lease in seconds.
+pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
+/// Backend quota when the flag is 0.
+pub const QUOTA_BYTES_DEFAULT: i64 = 2 * 1024 * 1024 * 1024;
+
+/// Entries a member may be behind between commit and apply before it refuses proposals.
+pub const APPLY_BACKLOG_ENTRIES_MAX: u64 = 5_000;
+/// Inputs that may wait for the node loop: proposals, reads, messages.
+pub const NODE_QUEUE_MAX: usize = 8_192;
+/// Inputs the node loop takes in one turn.
+pub const NODE_BATCH_MAX: usize = 1_024;
+/// Bytes of entries in one write to the log.
+pub const LOG_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Committed entries that may wait for the apply loop.
+pub const APPLY_QUEUE_MAX: usize = 64;
+/// Bytes of log entries kept in memory for slow followers.
+pub const LOG_MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Messages waiting for one peer; past it they are dropped, Raft repeats them.
+pub const PEER_QUEUE_MAX: usize = 4_096;
+/// Bytes of Raft entries in one message.
+pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+/// Raft messages in flight to one follower.
+pub const RAFT_INFLIGHT_MAX: usize = 512;
+/// Largest frame between peers.
+pub const PEER_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes in one piece of a snapshot on the wire.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Event batches that may wait for the watch hub.
+pub const HUB_QUEUE_MAX: usize = 4_096;
+/// Responses that may wait in one watch stream before its watchers fall back to reading history.
+pub const WATCH_STREAM_QUEUE_MAX: usize = 1_024;
+/// Recent events the hub keeps to serve watchers that lag a little.
+pub const WATCH_RECENT_EVENTS_MAX: usize = 16_384;
+/// Bytes of those events.
+pub const WATCH_RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Revisions in one response of a watcher that catches up (etcd: watchBatchMaxRevs).
+pub const WATCH_BATCH_REVISIONS_MAX: usize = 1_000;
+
+/// Keys a range collects under one hold of the store's lock.
+pub const RANGE_CHUNK_KEYS: usize = 1_000;
+
+/// Leases revoked by one log entry.
+pub const LEASE_REVOKE_BATCH_MAX: usize = 500;
+/// Leases checkpointed by one log entry.
+pub const LEASE_CHECKPOINT_BATCH_MAX: usize = 1_000;
+
+/// How long a request may take before it is answered with a timeout: etcd's 5 s + 2 elections.
+pub fn request_timeout(election: Duration) -> Duration {
+    Duration::from_secs(5) + 2 * election
+}
+
+/// How often an unanswered read index is asked again (etcd: readIndexRetryTime).
+pub const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
+
+const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_FRAME_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
+const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
