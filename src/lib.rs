@@ -6,3 +6,5 @@
 pub mod env;
 pub mod proto;
 pub mod types;
+pub mod raft;
+pub mod lease;
