@@ -104,6 +104,17 @@ mod recover;
 mod segment;
 mod writer;
 
+#[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod fault_disk;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod operation_test;
+
 pub use error::{Result, WalError};
 pub use writer::Wal;
 

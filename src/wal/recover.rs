@@ -257,12 +257,12 @@ fn read_frame<F: File>(
         Found::Frame(header, crc, body) => (header, crc, body),
         Found::Nothing(reason) => return Ok(Some(reason)),
     };
-    // A crash leaves bytes out or half written. It does not put a whole frame in the wrong
-    // place: behind the last frame there was nothing but durable zeros.
-    let corrupt = |reason: &str| WalError::corrupt(&segment.path, offset, reason);
+    // Of another life of the log, should the zeros over it not have reached the disk.
     if header.number != progress.number || header.previous != progress.chain {
-        return Err(corrupt("the frame does not follow on the one before it"));
+        return Ok(Some("the frame does not follow on the one before it"));
     }
+    // With that right, this is what the writer wrote, and it must make sense.
+    let corrupt = |reason: &str| WalError::corrupt(&segment.path, offset, reason);
     if header.synced < progress.synced || header.synced > offset {
         return Err(corrupt("the frame says the impossible about what was durable"));
     }

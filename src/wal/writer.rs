@@ -280,6 +280,11 @@ impl<D: Disk> Wal<D> {
         self.poisoned
     }
 
+    #[cfg(test)]
+    pub(super) fn current_path(&self) -> &Path {
+        &self.current.path
+    }
+
     fn usable(&self) -> Result<()> {
         if self.poisoned { Err(WalError::Poisoned) } else { Ok(()) }
     }
