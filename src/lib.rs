@@ -8,3 +8,4 @@ pub mod proto;
 pub mod types;
 pub mod raft;
 pub mod lease;
+pub mod wal;

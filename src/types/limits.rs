@@ -24,6 +24,10 @@ pub const NODE_QUEUE_MAX: usize = 8_192;
 pub const NODE_BATCH_MAX: usize = 1_024;
 /// Bytes of entries in one write to the log.
 pub const LOG_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest frame of the log, which holds one such write with its framing.
+pub const LOG_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Size at which a file of the log is reserved.
+pub const LOG_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Committed entries that may wait for the apply loop.
 pub const APPLY_QUEUE_MAX: usize = 64;
 /// Bytes of log entries kept in memory for slow followers.
@@ -68,6 +72,9 @@ pub const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(2 * LOG_BATCH_BYTES_MAX <= LOG_FRAME_BYTES_MAX);
+const _: () = assert!(LOG_FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(2 * LOG_BATCH_BYTES_MAX as u64 <= LOG_SEGMENT_BYTES);
 const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
 const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
