@@ -6,3 +6,4 @@
 pub mod env;
 pub mod proto;
 pub mod types;
+pub mod watch;
