@@ -9,3 +9,4 @@ pub mod types;
 pub mod raft;
 pub mod lease;
 pub mod wal;
+pub mod watch;

@@ -51,8 +51,26 @@ pub const WATCH_STREAM_QUEUE_MAX: usize = 1_024;
 pub const WATCH_RECENT_EVENTS_MAX: usize = 16_384;
 /// Bytes of those events.
 pub const WATCH_RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that may wait in one watch stream, one response more at most.
+pub const WATCH_STREAM_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Revisions in one response of a watcher that catches up (etcd: watchBatchMaxRevs).
 pub const WATCH_BATCH_REVISIONS_MAX: usize = 1_000;
+/// Bytes of events from which such a response takes in no further revision.
+pub const WATCH_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Revisions (of the recent log: events) read in one round of catching up.
+pub const WATCH_WINDOW_REVISIONS_MAX: usize = 4_096;
+/// Watchers served by one round (etcd: maxWatchersPerSync), about.
+pub const WATCH_ROUND_WATCHERS_MAX: usize = 512;
+/// Of those, from one stream.
+pub const WATCH_ROUND_STREAM_WATCHERS_MAX: usize = 128;
+/// Streams looked at by one round.
+pub const WATCH_ROUND_STREAMS_MAX: usize = 256;
+/// Watch streams open at once: a guard of memory, far beyond what connections allow.
+pub const WATCH_STREAMS_MAX: usize = 1_000_000;
+/// Watchers on one stream: a guard of memory.
+pub const WATCH_STREAM_WATCHERS_MAX: usize = 1_000_000;
+/// Watchers on all streams: a guard of memory, at about 200 bytes each.
+pub const WATCHERS_MAX: usize = 10_000_000;
 
 /// Keys a range collects under one hold of the store's lock.
 pub const RANGE_CHUNK_KEYS: usize = 1_000;
@@ -76,5 +94,8 @@ const _: () = assert!(2 * LOG_BATCH_BYTES_MAX <= LOG_FRAME_BYTES_MAX);
 const _: () = assert!(LOG_FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(2 * LOG_BATCH_BYTES_MAX as u64 <= LOG_SEGMENT_BYTES);
 const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
+const _: () = assert!(WATCH_BATCH_REVISIONS_MAX <= WATCH_WINDOW_REVISIONS_MAX);
+const _: () = assert!(WATCH_STREAM_WATCHERS_MAX <= WATCHERS_MAX);
+const _: () = assert!(WATCHERS_MAX < u32::MAX as usize);
 const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
