@@ -99,7 +99,8 @@ impl Run {
     async fn start(flags: &[String]) -> Result<Run, String> {
         let mut attempt = 1;
         loop {
-            let mut server = Server::start(Plan::single(flags)).map_err(|e| e.to_string())?;
+            let plan = Plan::cluster(1, flags).pop().expect("a cluster of one has a member");
+            let mut server = Server::start(plan).map_err(|error| error.to_string())?;
             match ready(&mut server).await {
                 Ok(connection) => {
                     let (variables, streams, calls) = Default::default();

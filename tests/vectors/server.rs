@@ -59,11 +59,6 @@ impl Plan {
             .collect()
     }
 
-    /// The plan of a cluster of one.
-    pub fn single(flags: &[String]) -> Plan {
-        Self::cluster(1, flags).pop().expect("a cluster of one has a member")
-    }
-
     fn command(&self, data: &str) -> Command {
         let (client, peer) = (format!("http://{}", self.client), format!("http://{}", self.peer));
         let mut command = match std::env::var("QUORATE_TEST_SERVER") {
