@@ -45,10 +45,11 @@ async fn main() -> Result<()> {
 
 /// A wrong answer is the end.
 fn expect<T: PartialEq + Debug>(what: &str, got: T, want: T) -> Result<()> {
-    match got == want {
-        true => Ok(println!("  {what}: {got:?}")),
-        false => Err(format!("{what}: got {got:?}, wanted {want:?}").into()),
+    if got != want {
+        return Err(format!("{what}: got {got:?}, wanted {want:?}").into());
     }
+    println!("  {what}: {got:?}");
+    Ok(())
 }
 
 fn revision(header: Option<&etcd_client::ResponseHeader>) -> Result<i64> {
