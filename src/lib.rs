@@ -4,5 +4,6 @@
 //! first lines say what it is and why it is so.
 
 pub mod env;
+pub mod logging;
 pub mod proto;
 pub mod types;
