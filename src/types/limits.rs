@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Largest request a client may send, unless `--max-request-bytes` says otherwise.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// The most `--max-request-bytes` may say: a request must fit the frames between members.
+pub const REQUEST_BYTES_CEILING: usize = 32 * 1024 * 1024;
 /// What gRPC framing may add to a request before it is refused unread.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Operations in one transaction, unless `--max-txn-ops` says otherwise.
@@ -68,6 +70,8 @@ pub const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX <= REQUEST_BYTES_CEILING);
+const _: () = assert!(REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
 const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
