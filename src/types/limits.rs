@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Largest request a client may send, unless `--max-request-bytes` says otherwise.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// The most `--max-request-bytes` may say: a request must fit the frames between members.
+pub const REQUEST_BYTES_CEILING: usize = 32 * 1024 * 1024;
 /// What gRPC framing may add to a request before it is refused unread.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Operations in one transaction, unless `--max-txn-ops` says otherwise.
@@ -93,6 +95,8 @@ const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(2 * LOG_BATCH_BYTES_MAX <= LOG_FRAME_BYTES_MAX);
 const _: () = assert!(LOG_FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(2 * LOG_BATCH_BYTES_MAX as u64 <= LOG_SEGMENT_BYTES);
+const _: () = assert!(REQUEST_BYTES_MAX <= REQUEST_BYTES_CEILING);
+const _: () = assert!(REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
 const _: () = assert!(WATCH_BATCH_REVISIONS_MAX <= WATCH_WINDOW_REVISIONS_MAX);
 const _: () = assert!(WATCH_STREAM_WATCHERS_MAX <= WATCHERS_MAX);
