@@ -108,7 +108,10 @@ pub(super) struct Parts<E: Env> {
     pub tick: Duration,
     pub election: Duration,
     pub catchup_entries: u64,
+    /// The only voter: nobody to wait for.
     pub alone: bool,
+    /// Begin close to the end of the first election timeout.
+    pub hasten: bool,
 }
 
 /// A snapshot to be streamed to a follower.
@@ -162,6 +165,12 @@ impl ToWrite {
                 vote: MemberId(hard_state.vote),
                 commit: Index(hard_state.commit),
             });
+        }
+        if let Some(first) = persist.entries.first() {
+            // A new leader's entries may replace what was gathered but not written yet.
+            while self.batch.entries.last().is_some_and(|last| last.index.0 >= first.index) {
+                self.batch.entries.pop();
+            }
         }
         self.bytes += persist.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
         self.batch.entries.extend(persist.entries.into_iter().map(to_log_entry));
@@ -264,7 +273,7 @@ impl<E: Env> NodeLoop<E> {
         let mut node = parts.node;
         if parts.alone {
             node.campaign();
-        } else {
+        } else if parts.hasten {
             node.hasten_election();
         }
         NodeLoop {
@@ -288,7 +297,7 @@ impl<E: Env> NodeLoop<E> {
             job: None,
             to_write: ToWrite::default(),
             release: None,
-            prepare: true,
+            prepare: false,
             retry_at: None,
             proposals: VecDeque::new(),
             waiters: HashMap::new(),
@@ -707,15 +716,18 @@ impl<E: Env> NodeLoop<E> {
 
     fn finish_job(&mut self, finished: Finished<E::Disk>) -> std::result::Result<(), Fatal> {
         let (wal, result, job) = finished;
+        let poisoned = wal.is_poisoned();
+        self.prepare = wal.wants_prepare();
         self.wal = Some(wal);
         match (job, result) {
             (Job::Write(write), Ok(())) => {
-                self.prepare = true;
                 self.node.persisted(write.number);
                 self.send(write.messages);
             }
-            (Job::Write(write), Err(WalError::NoSpace)) => self.wait_for_space(write),
-            (Job::Prepare | Job::Release(_), Err(WalError::NoSpace)) => {}
+            (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {
+                self.wait_for_space(write);
+            }
+            (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {}
             (Job::Prepare | Job::Release(_), Ok(())) => {}
             (_, Err(error)) => return Err(format!("the log cannot be written: {error}")),
         }
@@ -734,6 +746,14 @@ impl<E: Env> NodeLoop<E> {
         self.status.set_disk_full(true);
         self.retry_at = Some(self.now() + Duration::from_secs(1));
         let after = std::mem::take(&mut self.to_write);
+        if after.reset.is_some() {
+            // What could not be written is void now.
+            write.batch.entries.clear();
+        }
+        if let Some(first) = after.batch.entries.first() {
+            write.batch.entries.retain(|entry| entry.index < first.index);
+        }
+        write.reset = after.reset.or(write.reset);
         write.batch.entries.extend(after.batch.entries);
         write.batch.hard_state = after.batch.hard_state.or(write.batch.hard_state);
         write.batch.sync |= after.batch.sync;
