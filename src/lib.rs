@@ -5,4 +5,5 @@
 
 pub mod env;
 pub mod proto;
+pub mod transport;
 pub mod types;
