@@ -7,6 +7,7 @@ pub mod config;
 pub mod env;
 pub mod logging;
 pub mod proto;
+pub mod transport;
 pub mod types;
 pub mod raft;
 pub mod lease;

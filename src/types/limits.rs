@@ -40,10 +40,33 @@ pub const PEER_QUEUE_MAX: usize = 4_096;
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// Raft messages in flight to one follower.
 pub const RAFT_INFLIGHT_MAX: usize = 512;
+/// Bytes of messages waiting for one peer; past it they are dropped, unless the queue is empty.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest frame between peers.
 pub const PEER_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes a peer connection reads at once.
+pub const PEER_READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Payloads up to this are copied through the connection's buffers, larger ones go around them.
+pub const PEER_COPIED_PAYLOAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of waiting messages put into one write.
+pub const PEER_WRITE_BATCH_BYTES: usize = 128 * 1024;
+/// Requests to one peer that wait for their answer, and requests of one peer we work on.
+pub const PEER_REQUESTS_MAX: usize = 256;
+/// Answers and pongs that wait to be written on one accepted connection.
+pub const PEER_REPLY_QUEUE_MAX: usize = 64;
+/// Connections accepted from peers that may be open at once.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Accepted connections that have not said yet who they are; past it the oldest is closed.
+pub const PEER_HANDSHAKES_MAX: usize = 32;
+/// Different complaints about callers that are remembered so as not to repeat them in the log.
+pub const PEER_COMPLAINTS_MAX: usize = 128;
 /// Bytes in one piece of a snapshot on the wire.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 64 * 1024;
+/// Largest frame on a snapshot's connection: a piece from a sender that cuts bigger ones, or the
+/// header.
+pub const SNAPSHOT_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Pieces of a snapshot received and not yet taken.
+pub const SNAPSHOT_PIECES_IN_FLIGHT_MAX: usize = 4;
 
 /// Event batches that may wait for the watch hub.
 pub const HUB_QUEUE_MAX: usize = 4_096;
@@ -102,4 +125,9 @@ const _: () = assert!(WATCH_BATCH_REVISIONS_MAX <= WATCH_WINDOW_REVISIONS_MAX);
 const _: () = assert!(WATCH_STREAM_WATCHERS_MAX <= WATCHERS_MAX);
 const _: () = assert!(WATCHERS_MAX < u32::MAX as usize);
 const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
-const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_FRAME_BYTES_MAX <= PEER_QUEUE_BYTES_MAX);
+const _: () = assert!(PEER_FRAME_BYTES_MAX <= u32::MAX as usize);
+// A frame header and a payload that is copied fit into a read buffer together.
+const _: () = assert!(PEER_COPIED_PAYLOAD_BYTES_MAX + 64 <= PEER_READ_BUFFER_BYTES);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_FRAME_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_FRAME_BYTES_MAX <= PEER_FRAME_BYTES_MAX);
