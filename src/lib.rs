@@ -3,8 +3,10 @@
 //! The way of a request and the rules between modules stand in `ARCHITECTURE.md`. Each module's
 //! first lines say what it is and why it is so.
 
+pub mod cli;
 pub mod config;
 pub mod env;
 pub mod logging;
 pub mod proto;
+pub mod server;
 pub mod types;
