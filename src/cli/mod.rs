@@ -10,8 +10,8 @@
 //! so that unit files, manifests and test suites made for etcd start it unchanged.
 //!
 //! Subcommands are clap's business, and so are the flags of all of them but the server: those are
-//! read by `config`, since clap knows no `-name`. A new subcommand is a variant of [`Command`], an
-//! arm in [`run`] and a file here.
+//! read by `config`, since clap knows no `-name`. A new subcommand is a variant of `Command`, an
+//! arm in `run` and a file here.
 //!
 //! Exit codes: 0 done, 1 it failed or the settings cannot be used, 2 the command line cannot be
 //! read.

@@ -9,7 +9,7 @@
 //!              SIGTERM, SIGINT: log, then stop turns true; a second one: give up at once
 //! ```
 //!
-//! [`run`] knows nothing about the server but that it is a future: it is handed over by [`main`].
+//! [`run`] knows nothing about the server but that it is a future: it is handed over by `main`.
 //! Messages and field names are etcd's, for people who search their logs for them.
 
 use super::signal::Signals;

@@ -115,8 +115,8 @@ impl DataDirectoryError {
                 "stop the other server, or give each a directory of its own with --data-dir"
             }
             DataDirectoryError::OfEtcd { .. } => {
-                "nothing was touched; start with a new --data-dir and copy the keys over with a \
-                 client, or keep running etcd on this one"
+                "nothing was touched; start with a new, empty --data-dir and copy the keys from \
+                 the running etcd (etcdctl make-mirror does it), or keep running etcd on this one"
             }
             DataDirectoryError::Unrecognized { .. } => {
                 "nothing was touched; choose another --data-dir, or empty this one if it is of no \
