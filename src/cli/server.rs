@@ -16,10 +16,11 @@ use super::signal::Signals;
 use super::{print, version, wall_clock};
 use crate::config::{self, AutoCompaction, Config, ConfigError, ErrorKind, Notice, Request, Url};
 use crate::env::real::Real;
-use crate::env::{Disk, Env};
+use crate::env::{Disk, Env as _};
 use crate::logging::{Level, Logger, Options, Value, go_duration};
+use crate::member::{self, MemberError};
 use crate::server::bootstrap::{
-    Content, DataDirectory, DataDirectoryError, InitialCluster, Paths, inspect,
+    Content, InitialCluster, Paths, inspect,
 };
 use crate::types::version::{ETCD, QUORATE};
 use std::collections::BTreeMap;
@@ -58,16 +59,13 @@ pub(super) fn main(
     }
 }
 
-/// The hand-over point: takes the data directory and serves until told to stop.
+/// The hand-over point: runs a member until told to stop.
 async fn start(environment: Real, config: Config, mut stop: Stop) -> Result<(), Failure> {
-    let disk = environment.disk().clone();
-    let paths = Paths::new(&config);
-    let directory = environment.blocking(move || DataDirectory::open(&disk, paths)).await?;
-    tracing::info!("data-dir" = %config.data_dir.display(), "opened data directory");
-    // An error means that the sender is gone, and with it whoever wanted a server.
-    let _ = stop.wait_for(|&stop| stop).await;
-    drop(directory);
-    Ok(())
+    let shutdown = async {
+        // An error means that the sender is gone, and with it whoever wanted a server.
+        let _ = stop.wait_for(|&stop| stop).await;
+    };
+    Ok(member::run(environment, &config, shutdown).await?)
 }
 
 /// Tells why a command line cannot be used: to the person who typed it, or in the log.
@@ -135,7 +133,7 @@ where
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let hint = error.downcast_ref().map(DataDirectoryError::hint);
+            let hint = error.downcast_ref().and_then(MemberError::hint);
             log_failure(&logger, Level::Fatal, "server failed", error.as_ref(), hint);
             ExitCode::FAILURE
         }

@@ -228,7 +228,6 @@ pub(super) struct NodeLoop<E: Env> {
     snapshots: mpsc::Sender<OutgoingSnapshot>,
     stopping: watch::Receiver<bool>,
     tick: Duration,
-    election: Duration,
     timeout: Duration,
     catchup_entries: u64,
 
@@ -288,7 +287,6 @@ impl<E: Env> NodeLoop<E> {
             snapshots: parts.snapshots,
             stopping: parts.stopping,
             tick: parts.tick,
-            election: parts.election,
             timeout: limits::request_timeout(parts.election),
             catchup_entries: parts.catchup_entries,
             published: Leadership::default(),
