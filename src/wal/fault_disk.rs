@@ -420,8 +420,10 @@ impl File for FaultFile {
             inode.changes.clear();
             return Err(io::Error::other("the sync failed"));
         }
-        inode.durable = inode.seen.clone();
-        inode.changes.clear();
+        // Not simply all that is seen: what a failed sync dropped stays dropped.
+        for change in std::mem::take(&mut inode.changes) {
+            apply(&mut inode.durable, &change);
+        }
         Ok(())
     }
 }
