@@ -5,4 +5,5 @@
 
 pub mod env;
 pub mod proto;
+pub mod store;
 pub mod types;
