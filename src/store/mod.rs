@@ -51,6 +51,8 @@ mod read;
 mod record;
 mod shared;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod write;
 

@@ -306,7 +306,7 @@ impl Store {
 
 /// Puts every row of the file into the index and returns what they weigh.
 fn load(view: &View, index: &mut Keys) -> Result<u64, StoreError> {
-    let mut last = Place { main: i64::MIN, sub: 0 };
+    let mut last = Place::FIRST;
     let mut retained = 0;
     let mut rows = 0;
     view.scan(last, |row, bytes| {

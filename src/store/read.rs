@@ -495,7 +495,7 @@ impl Capture {
         through: i64,
         mut f: impl FnMut(RowKey, &[u8]),
     ) -> Result<(), StoreError> {
-        self.view.scan(Place { main: i64::MIN, sub: 0 }, |row, record| {
+        self.view.scan(Place::FIRST, |row, record| {
             if row.place.main > through {
                 return Ok(false);
             }

@@ -21,6 +21,11 @@ pub(super) struct Place {
     pub(super) sub: u32,
 }
 
+impl Place {
+    /// Before all changes.
+    pub(super) const FIRST: Place = Place { main: 0, sub: 0 };
+}
+
 /// The key of a row: its place, and whether it records a deletion.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct RowKey {
