@@ -16,7 +16,6 @@ pub mod raft;
 pub mod server;
 pub mod store;
 pub mod transport;
-pub mod store;
 pub mod types;
 pub mod wal;
 pub mod watch;

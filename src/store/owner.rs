@@ -145,6 +145,19 @@ impl Store {
         Ok((store, restored))
     }
 
+    /// Puts `other`'s content in the place of this store's, for every reader at once: a state
+    /// that a leader sent takes over from ours.
+    pub fn replace(&mut self, other: Store) -> Result<(), StoreError> {
+        let Store { engine, lock, applied, term, compaction, busy, options } = other;
+        assert!(!busy && !self.busy, "nothing may be on its way to either file");
+        let content = Arc::into_inner(lock).expect("nobody reads the other one yet").into_inner();
+        *self.lock.write()? = content?;
+        self.engine = engine;
+        (self.applied, self.term) = (applied, term);
+        (self.compaction, self.options) = (compaction, options);
+        Ok(())
+    }
+
     /// A handle for reading.
     pub fn reader(&self) -> Reader {
         Reader { lock: Arc::clone(&self.lock) }

@@ -103,6 +103,10 @@ impl Lock {
         Lock(RwLock::new(shared))
     }
 
+    pub(super) fn into_inner(self) -> Result<Shared, StoreError> {
+        self.0.into_inner().map_err(|_| StoreError::Broken)
+    }
+
     pub(super) fn read(&self) -> Result<RwLockReadGuard<'_, Shared>, StoreError> {
         let shared = self.0.read().map_err(|_| StoreError::Broken)?;
         if shared.broken { Err(StoreError::Broken) } else { Ok(shared) }
