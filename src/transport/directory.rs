@@ -233,8 +233,12 @@ impl Link {
         Link { state: PeerState::new(id), queue, addresses, wake: Notify::new() }
     }
 
-    pub(super) fn addresses(&self) -> Vec<String> {
-        self.addresses.borrow().clone()
+    /// The addresses, and which of them to try first: the one that works now.
+    pub(super) fn addresses(&self) -> (Vec<String>, usize) {
+        let addresses = self.addresses.borrow().clone();
+        let in_use = self.state.live().address.clone();
+        let first = addresses.iter().position(|address| Some(address) == in_use.as_ref());
+        (addresses, first.unwrap_or(0))
     }
 
     fn set_addresses(&self, addresses: Vec<String>) {

@@ -13,11 +13,11 @@
 //! ```
 //!
 //! Each member dials each other one, and says what it has to say on the connection it made
-//! ([`peer`]); what the others say arrives on the connections they made ([`listener`]). So no two
+//! (`peer`); what the others say arrives on the connections they made (`listener`). So no two
 //! members must agree on who dials, and a link that works in one direction only is used in that
 //! direction. Every connection begins with a handshake in which both sides say who they are
-//! ([`handshake`]); after it there are only frames ([`frame`]). A snapshot gets a connection of
-//! its own ([`snapshot`]).
+//! (`handshake`); after it there are only frames (`frame`). A snapshot gets a connection of
+//! its own (`snapshot`).
 //!
 //! What holds:
 //! - Messages to one peer arrive in the order they were sent, each at most once. They may be
@@ -49,7 +49,7 @@ use crate::env::{Clock, Env, Network};
 use crate::types::limits::{PEER_CONNECTIONS_MAX, PEER_QUEUE_MAX};
 use crate::types::{ClusterId, MemberId};
 use bytes::Bytes;
-use directory::{Context, Link, OfferError, stopped};
+use directory::{Context, Link, OfferError};
 use peer::Outgoing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -66,7 +66,8 @@ pub struct Identity {
     pub member: MemberId,
 }
 
-/// What comes in. Whoever holds the other end takes it without waiting for the transport.
+/// What comes in, through a channel of the server's choosing. The channel need not be long: while
+/// it is full the peers' messages wait at the peers. What it holds may be as large as frames get.
 #[derive(Debug)]
 pub enum Inbound {
     /// A Raft message.
@@ -77,7 +78,8 @@ pub enum Inbound {
     Snapshot { from: MemberId, incoming: IncomingSnapshot },
     /// A connection to the peer stands.
     Reachable { peer: MemberId },
-    /// The connection to the peer broke. Follows each `Reachable`, unless the peer is forgotten.
+    /// The connection to the peer broke. Each `Reachable` is followed by one, unless the peer is
+    /// forgotten; one may come without it when the connection broke before that was taken.
     Unreachable { peer: MemberId },
     /// The peer will not talk to us. Told again only when the reason changes or it has talked to
     /// us in between; we keep trying.
@@ -314,10 +316,5 @@ impl TransportHandle {
     pub async fn stop(&self) {
         self.owner.context.stop.send_replace(true);
         self.owner.context.stop.closed().await;
-    }
-
-    /// Ends when the transport is stopped.
-    pub async fn stopped(&self) {
-        stopped(&mut self.owner.context.stop.subscribe()).await;
     }
 }

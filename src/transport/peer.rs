@@ -32,6 +32,7 @@ use crate::types::limits::{
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io;
@@ -66,7 +67,7 @@ pub(super) struct Task {
     pub(super) queue: mpsc::Receiver<Outgoing>,
     pub(super) addresses: watch::Receiver<Vec<String>>,
     /// Ends when the peer is no longer one of ours.
-    pub(super) forgotten: oneshot::Receiver<std::convert::Infallible>,
+    pub(super) forgotten: oneshot::Receiver<Infallible>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -273,9 +274,21 @@ impl<E: Env> Dialer<'_, E> {
         self.link.state.set_connected(since, address);
         info!("local-member-id" = %local, "remote-peer-id" = %peer, "remote-address" = address,
             "peer became active");
-        // A closed channel is noticed by those who have something to deliver.
-        let _ = self.context.inbound.send(Inbound::Reachable { peer }).await;
-        let broken = self.converse(stream, address).await;
+        let broken = {
+            let context = self.context.clone();
+            let announce = async move {
+                // A closed channel is noticed by those who have something to deliver.
+                let _ = context.inbound.send(Inbound::Reachable { peer }).await;
+                pending::<Infallible>().await
+            };
+            tokio::select! {
+                // The announcement first: what the conversation brings about comes after it. It
+                // does not hold the conversation up when the server is slow to take it.
+                biased;
+                never = announce => match never {},
+                broken = self.converse(stream, address) => broken,
+            }
+        };
         self.link.state.set_disconnected();
         throw_away(self.queue, &self.link);
         warn!("local-member-id" = %local, "remote-peer-id" = %peer, "remote-address" = address,

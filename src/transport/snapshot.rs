@@ -150,13 +150,12 @@ async fn send_to_end<E: Env>(env: &E, upload: Upload) -> Result<u64, SnapshotErr
         return Err(SnapshotError::HeaderTooLong);
     }
     let peer = link.state.id;
-    let addresses = link.addresses();
-    let (stream, _) =
-        dial(env, &context, peer, &addresses, Purpose::Snapshot, 0).await.map_err(|error| {
-            match error {
-                DialError::Refused { refusal, .. } => SnapshotError::Refused(refusal),
-                unreachable => SnapshotError::Unreachable(unreachable.to_string()),
-            }
+    let (addresses, first) = link.addresses();
+    let (stream, _) = dial(env, &context, peer, &addresses, Purpose::Snapshot, first)
+        .await
+        .map_err(|error| match error {
+            DialError::Refused { refusal, .. } => SnapshotError::Refused(refusal),
+            unreachable => SnapshotError::Unreachable(unreachable.to_string()),
         })?;
     let (read, write) = tokio::io::split(stream);
     let meter = Meter { context: context.clone(), peer };
