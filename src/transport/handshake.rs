@@ -50,7 +50,7 @@ pub(super) struct Preface {
 }
 
 /// Why a member does not take a connection from another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Refusal {
     /// The two belong to different clusters.
     ClusterMismatch,

@@ -81,8 +81,8 @@ pub enum Inbound {
     /// The connection to the peer broke. Each `Reachable` is followed by one, unless the peer is
     /// forgotten; one may come without it when the connection broke before that was taken.
     Unreachable { peer: MemberId },
-    /// The peer will not talk to us. Told again only when the reason changes or it has talked to
-    /// us in between; we keep trying.
+    /// The peer will not talk to us. Each reason is told once until the peer has been reached
+    /// again; we keep trying.
     Refused { peer: MemberId, refusal: Refusal },
 }
 
@@ -166,14 +166,13 @@ pub struct PeerStatus {
     pub disconnects: u64,
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the handle needs of the environment, with its type forgotten.
 struct Rim {
     spawn_peer: Box<dyn Fn(peer::Task) + Send + Sync>,
-    send_snapshot:
-        Box<dyn Fn(snapshot::Upload) -> BoxFuture<Result<(), SnapshotError>> + Send + Sync>,
-    sleep: Box<dyn Fn(Duration) -> BoxFuture<()> + Send + Sync>,
+    spawn_snapshot: Box<dyn Fn(snapshot::Upload) + Send + Sync>,
+    sleep: Box<dyn Fn(Duration) -> BoxFuture + Send + Sync>,
 }
 
 /// Starts transports.
@@ -201,7 +200,9 @@ impl Transport {
         let (spawner, sender, sleeper) = (env.clone(), env.clone(), env);
         let rim = Rim {
             spawn_peer: Box::new(move |task| spawner.spawn(peer::run(spawner.clone(), task))),
-            send_snapshot: Box::new(move |upload| Box::pin(snapshot::send(sender.clone(), upload))),
+            spawn_snapshot: Box::new(move |upload| {
+                sender.spawn(snapshot::send(sender.clone(), upload));
+            }),
             sleep: Box::new(move |duration| Box::pin(sleeper.clock().sleep(duration))),
         };
         TransportHandle { owner: Arc::new(Owner { context, rim }) }
@@ -304,7 +305,12 @@ impl TransportHandle {
     ) -> Result<(), SnapshotError> {
         let context = self.owner.context.clone();
         let link = context.link(to).ok_or(SnapshotError::UnknownPeer)?;
-        (self.owner.rim.send_snapshot)(snapshot::Upload { context, link, header, source }).await
+        let stop = context.stop.subscribe();
+        let (reply, sent) = oneshot::channel();
+        let upload = snapshot::Upload { context, link, header, source, reply, stop };
+        (self.owner.rim.spawn_snapshot)(upload);
+        // Without a word it was cut short together with everything else.
+        sent.await.unwrap_or(Err(SnapshotError::Stopped))
     }
 
     /// What is known about each peer, by id.

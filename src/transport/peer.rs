@@ -31,7 +31,7 @@ use crate::types::limits::{
     PEER_FRAME_BYTES_MAX, PEER_REPLY_QUEUE_MAX, PEER_REQUESTS_MAX, PEER_WRITE_BATCH_BYTES,
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
@@ -83,7 +83,7 @@ pub(super) async fn run<E: Env>(env: E, task: Task) {
         addresses,
         backoff,
         preferred: 0,
-        complaint: None,
+        complaints: BTreeSet::new(),
     };
     tokio::select! {
         // The ends first: a stopped transport makes no further attempt.
@@ -210,8 +210,8 @@ impl Backoff {
     }
 }
 
-/// Which complaint was logged last, so that each retry does not repeat it.
-#[derive(PartialEq, Eq)]
+/// Why a peer could not be reached, as far as it makes a difference for the log.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Complaint {
     Unreachable(io::ErrorKind),
     Silent,
@@ -229,7 +229,8 @@ struct Dialer<'a, E> {
     backoff: Backoff,
     /// The address that worked last, as a position in the list.
     preferred: usize,
-    complaint: Option<Complaint>,
+    /// What was logged since the peer was last reached, so that no retry repeats it.
+    complaints: BTreeSet<Complaint>,
 }
 
 impl<E: Env> Dialer<'_, E> {
@@ -242,7 +243,7 @@ impl<E: Env> Dialer<'_, E> {
             match dialed.await {
                 Ok((stream, at)) => {
                     self.preferred = at;
-                    self.complaint = None;
+                    self.complaints.clear();
                     self.attend(stream, &addresses[at]).await;
                 }
                 Err(error) => self.complain(error).await,
@@ -337,8 +338,7 @@ impl<E: Env> Dialer<'_, E> {
             DialError::Handshake { .. } => Complaint::Foreign,
             DialError::Refused { refusal, .. } => Complaint::Refused(*refusal),
         };
-        let known = self.complaint.as_ref() == Some(&complaint);
-        self.complaint = Some(complaint);
+        let known = !self.complaints.insert(complaint);
         let local = self.context.identity;
         let peer = self.link.state.id;
         if known {

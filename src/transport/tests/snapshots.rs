@@ -244,3 +244,28 @@ async fn a_snapshot_for_a_peer_that_refuses_or_is_not_there_fails() {
     let sent = soon(one.handle.send_snapshot(TWO, Bytes::new(), source)).await;
     assert_eq!(sent, Err(SnapshotError::Stopped));
 }
+
+#[tokio::test]
+async fn stopping_waits_for_no_snapshot_and_leaves_none() {
+    let (one, mut two) = pair().await;
+    let (source, _) = produce(50_000_000, 100_000, true);
+    let mut sending = Box::pin(one.handle.send_snapshot(TWO, Bytes::new(), source));
+    let incoming = tokio::select! {
+        biased;
+        sent = &mut sending => panic!("{sent:?}"),
+        (_, incoming) = two.snapshot() => incoming,
+    };
+    // Nobody polls the one who waits while the transport stops.
+    soon(one.handle.stop()).await;
+    assert_eq!(sending.await, Err(SnapshotError::Stopped));
+    let mut incoming = incoming;
+    let error = soon(async {
+        loop {
+            match incoming.next().await {
+                Ok(chunk) => assert!(chunk.is_some()),
+                Err(error) => return error,
+            }
+        }
+    });
+    assert!(matches!(error.await, SnapshotError::Broken(_)));
+}
