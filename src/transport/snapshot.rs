@@ -416,7 +416,7 @@ pub(super) async fn receive(
     let patience = context.options.idle_timeout;
     within(clock, patience, writer.flush()).await.ok_or(Broken::Idle(patience))??;
     // The sender closes when it has read our word. Closing before, with some of the snapshot
-    // unread, would make the system throw our word away.
+    // unread, would reset the connection, and our word might get lost with it.
     let mut reader = receiver.reader;
     let _ = within(clock, patience, async { while reader.next(clock).await.is_ok() {} }).await;
     Ok(())

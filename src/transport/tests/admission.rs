@@ -159,3 +159,27 @@ async fn a_crowd_that_says_nothing_keeps_no_peer_out() {
     // The oldest had to go.
     is_closed(&mut crowd[0]).await;
 }
+
+#[tokio::test]
+async fn one_who_says_yes_under_another_name_is_not_talked_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for (cluster, member, refusal) in [
+        (CLUSTER, THREE, Refusal::MemberMismatch),
+        (ClusterId(0xbad), TWO, Refusal::ClusterMismatch),
+    ] {
+        let mut one = Node::new(ONE).await;
+        one.knows(&[(TWO, &address)]);
+        let (mut stream, _) = soon(listener.accept()).await.unwrap();
+        soon(handshake::listen(&mut stream)).await.unwrap();
+        let answer = Answer { refusal: None, version: PROTOCOL_VERSION, cluster, member };
+        handshake::answer(&mut stream, &answer).await.unwrap();
+        match one.next().await {
+            Inbound::Refused { peer: TWO, refusal: told } => assert_eq!(told, refusal),
+            other => panic!("{other:?}"),
+        }
+        soon(one.handle.stop()).await;
+        // What was dialed meanwhile is not to be taken for the next one's.
+        while tokio::time::timeout(Duration::from_millis(50), listener.accept()).await.is_ok() {}
+    }
+}

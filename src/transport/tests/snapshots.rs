@@ -269,3 +269,23 @@ async fn stopping_waits_for_no_snapshot_and_leaves_none() {
     });
     assert!(matches!(error.await, SnapshotError::Broken(_)));
 }
+
+#[tokio::test]
+async fn the_reason_reaches_a_sender_whose_chunks_are_still_unread() {
+    let (log, _guard) = Log::start();
+    let mut two = Node::new(TWO).await;
+    let mut stream = connect_as(ONE, TWO, &two.address, Purpose::Snapshot).await;
+    stream.write_all(&frame_bytes(Kind::SnapshotHeader, 0, b"")).await.unwrap();
+    for number in 0..10 {
+        let chunk = frame_bytes(Kind::SnapshotChunk, number * 60_000, &[7; 60_000]);
+        soon(stream.write_all(&chunk)).await.unwrap();
+    }
+    let (_, incoming) = two.snapshot().await;
+    incoming.fail("not wanted");
+    until(|| log.count(&["failed to save database snapshot", "not wanted"]) == 1).await;
+    // Had the receiver closed with something unread, the system would reset the connection, and
+    // a lost packet with the last words in it would never be sent again.
+    let mut received = Vec::new();
+    soon(stream.read_to_end(&mut received)).await.expect("closed, not reset");
+    assert_eq!(received, frame_bytes(Kind::SnapshotFailed, 0, b"not wanted"));
+}
