@@ -3,6 +3,7 @@
 //! The way of a request and the rules between modules stand in `ARCHITECTURE.md`. Each module's
 //! first lines say what it is and why it is so.
 
+pub mod client;
 pub mod env;
 pub mod proto;
 pub mod types;
