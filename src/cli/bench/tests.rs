@@ -1,0 +1,1 @@
+//! The command line, and whole runs against the server that does nothing.
