@@ -100,7 +100,8 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     /// Renews when a third of the TTL has passed since the last renewal, the first time at once.
-    /// Tries other servers until the lease must have expired. Safe to drop and call again.
+    /// Tries again, on other servers too, until the lease must have expired; before the first
+    /// answer, when its TTL is not known, for as long as it takes. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<LeaseKeepAliveResponse> {
         loop {
             let error = match self.renew().await {

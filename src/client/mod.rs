@@ -188,8 +188,9 @@ impl Client {
                 return Err(error);
             }
             // The others are asked at once; a pause comes when all of them have failed.
-            if failures as usize % endpoints.len() == 0 {
-                let rounds = failures / endpoints.len() as u32 - 1;
+            let count = u32::try_from(endpoints.len()).expect("nobody has four billion endpoints");
+            if failures.is_multiple_of(count) {
+                let rounds = failures / count - 1;
                 world.sleep(backoff(&**world, options, rounds)).await;
             }
         }

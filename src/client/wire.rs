@@ -125,7 +125,7 @@ impl Channel {
             match frame.into_data() {
                 Ok(data) => {
                     deframer.push(data);
-                    if let Some(message) = deframer.pop()? {
+                    while let Some(message) = deframer.pop()? {
                         if answer.replace(message).is_some() {
                             return Err(Error::Malformed("two answers to one request".into()));
                         }

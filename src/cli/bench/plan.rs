@@ -86,7 +86,7 @@ impl Plan {
             Profile::RangeMany { limit, .. } if limit == 0 || limit > self.data.key_space => {
                 Err("--limit must be between 1 and --key-space".into())
             }
-            Profile::Load { batch } if batch == 0 => Err("--batch must be at least 1".into()),
+            Profile::Load { batch: 0 } => Err("--batch must be at least 1".into()),
             Profile::Watch { .. } if self.data.value_bytes < 8 => {
                 Err("--val-size must be at least 8: a watched value carries its time".into())
             }

@@ -54,7 +54,7 @@ pub(super) struct Writes {
 /// What the server's processes used, together.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Server {
-    /// CPU time for each operation (event, renewal) of the profile's kind, in microseconds.
+    /// CPU time for each operation (request, event, renewal) in microseconds.
     pub cpu_us: f64,
     /// CPU time for each key, for the load profile.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,6 +72,17 @@ impl Report {
             |cpu: std::time::Duration, count: u64| cpu.as_secs_f64() * 1e6 / count.max(1) as f64;
         let is_load = matches!(plan.profile, Profile::Load { .. });
         let writes = counted.write.len();
+        // A mixed run's writes are requests like its reads; a watch's writes only feed it.
+        let requests = match plan.profile {
+            Profile::Mixed { .. } => operations + writes,
+            Profile::Put
+            | Profile::Range { .. }
+            | Profile::RangeMany { .. }
+            | Profile::Txn
+            | Profile::Watch { .. }
+            | Profile::LeaseKeepalive
+            | Profile::Load { .. } => operations,
+        };
         Report {
             profile: plan.profile.to_string(),
             connections: plan.connections,
@@ -89,12 +100,12 @@ impl Report {
             errors: counted.errors.values().sum(),
             error_texts: counted.errors.clone(),
             server: measured.server.map(|usage| Server {
-                cpu_us: per_operation(usage.cpu, operations),
+                cpu_us: per_operation(usage.cpu, requests),
                 cpu_us_per_key: is_load.then(|| per_operation(usage.cpu, counted.items)),
                 cores: usage.cpu.as_secs_f64() / seconds,
                 resident_bytes: usage.resident_bytes,
             }),
-            generator_cpu_us: per_operation(measured.generator, operations),
+            generator_cpu_us: per_operation(measured.generator, requests),
         }
     }
 

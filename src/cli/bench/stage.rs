@@ -37,6 +37,8 @@ const ERRORS_MAX: usize = 16;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a call may take before it counts as an error.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a server may take to answer at all.
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long clients may take to come back after the end.
 const STRAGGLERS: Duration = Duration::from_secs(35);
 
@@ -251,11 +253,34 @@ pub(super) async fn connect(env: &Real, plan: &Plan) -> Result<Vec<Client>, Stri
         let endpoint = &plan.endpoints[connection as usize % plan.endpoints.len()];
         let client = Client::connect(env, [endpoint], options.clone());
         let client = client.map_err(|error| error.to_string())?;
-        let probe = Get::key("\0").serializable();
-        client.get(probe).await.map_err(|error| format!("{endpoint}: {error}"))?;
+        let probe = client.with_deadline(Some(PROBE_DEADLINE));
+        let probe = probe.get(Get::key("\0").serializable()).await;
+        probe.map_err(|error| format!("{endpoint}: {error}"))?;
         clients.push(client);
     }
     Ok(clients)
+}
+
+/// Says so when reads will mostly find nothing: it is a lawful run, but seldom the one meant.
+async fn note_missing_keys(plan: &Plan, client: &Client) -> Result<(), String> {
+    let reads = match plan.profile {
+        Profile::Range { .. } | Profile::RangeMany { .. } | Profile::Mixed { .. } => true,
+        Profile::Put
+        | Profile::Txn
+        | Profile::Watch { .. }
+        | Profile::LeaseKeepalive
+        | Profile::Load { .. } => false,
+    };
+    let space = plan.data.key_space;
+    let all = Get::range(plan.data.key(0), plan.data.after(space - 1)).count_only();
+    if reads {
+        let reply = client.get(all).await.map_err(|error| error.to_string())?;
+        let present = u64::try_from(reply.count).unwrap_or(0);
+        if present < space {
+            eprintln!("Note: {present} of {space} keys are there; `bench load` puts them all.");
+        }
+    }
+    Ok(())
 }
 
 /// Runs a plan.
@@ -264,6 +289,7 @@ pub(super) async fn run(env: Real, plan: Plan) -> Result<Report, String> {
     let seed = plan.data.seed.unwrap_or_else(|| env.random());
     let clients = connect(&env, &plan).await?;
     process::usage(&plan.server_pids)?;
+    note_missing_keys(&plan, &clients[0]).await?;
     let crew = Crew::new(env.clone());
     match plan.profile {
         Profile::Put
