@@ -7,6 +7,7 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod client;
 pub mod env;
 pub mod lease;
 pub mod logging;
