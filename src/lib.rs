@@ -6,8 +6,8 @@
 pub mod api;
 pub mod apply;
 pub mod cli;
-pub mod config;
 pub mod client;
+pub mod config;
 pub mod env;
 pub mod lease;
 pub mod logging;
