@@ -127,13 +127,13 @@ impl Stage {
                 break;
             }
         }
-        if words[0] == "close" {
-            if let Some((queue, _)) = self.streams.remove(&number(1)) {
-                assert!(queue.is_closed());
-                let mut got = Vec::new();
-                queue.pull(&mut got, usize::MAX);
-                got.into_iter().for_each(|response| show(out, number(1), response));
-            }
+        if words[0] == "close"
+            && let Some((queue, _)) = self.streams.remove(&number(1))
+        {
+            assert!(queue.is_closed());
+            let mut got = Vec::new();
+            queue.pull(&mut got, usize::MAX);
+            got.into_iter().for_each(|response| show(out, number(1), response));
         }
     }
 

@@ -475,21 +475,20 @@ fn clients_get_exactly_their_events() {
         }
         all.push(counts);
     }
-    let sum = |of: fn(&Counts) -> u64| all.iter().map(of).sum::<u64>();
-    let parts: [(&str, fn(&Counts) -> u64); 10] = [
-        ("events", |counts| counts.events),
-        ("merged", |counts| counts.merged),
-        ("fragments", |counts| counts.fragments),
-        ("progress", |counts| counts.progress),
-        ("notified", |counts| counts.notified),
-        ("compacted", |counts| counts.compacted),
-        ("previous", |counts| counts.previous),
-        ("restored", |counts| counts.restored),
-        ("resumed", |counts| counts.resumed),
-        ("canceled", |counts| counts.canceled),
+    let parts = [
+        ("events", all.iter().map(|counts| counts.events).sum::<u64>()),
+        ("merged", all.iter().map(|counts| counts.merged).sum()),
+        ("fragments", all.iter().map(|counts| counts.fragments).sum()),
+        ("progress", all.iter().map(|counts| counts.progress).sum()),
+        ("notified", all.iter().map(|counts| counts.notified).sum()),
+        ("compacted", all.iter().map(|counts| counts.compacted).sum()),
+        ("previous", all.iter().map(|counts| counts.previous).sum()),
+        ("restored", all.iter().map(|counts| counts.restored).sum()),
+        ("resumed", all.iter().map(|counts| counts.resumed).sum()),
+        ("canceled", all.iter().map(|counts| counts.canceled).sum()),
     ];
-    for (name, of) in parts {
-        eprintln!("{name}: {}", sum(of));
-        assert!(sum(of) >= seeds, "hardly any {name}");
+    for (name, sum) in parts {
+        eprintln!("{name}: {sum}");
+        assert!(sum >= seeds, "hardly any {name}");
     }
 }
