@@ -1,5 +1,6 @@
 //! The hub against a small model of the store.
 
+mod handshake;
 mod script;
 mod simulation;
 mod speed;
