@@ -484,6 +484,48 @@ fn a_full_queue_makes_its_watchers_lag_and_no_others() {
 }
 
 #[test]
+fn watchers_of_one_key_come_and_go_while_one_lags() {
+    let script = "
+        open 1
+        open 2
+        open 3
+        watch 1 a
+        > 1/0 @1 created
+        watch 2 a
+        > 2/0 @1 created
+        watch 3 a
+        > 3/0 @1 created
+        hold 1
+        put a
+        > 2/0 @2 +a:2
+        > 3/0 @2 +a:2
+        put a
+        > 2/0 @3 +a:3
+        > 3/0 @3 +a:3
+        put a
+        > 2/0 @4 +a:4
+        > 3/0 @4 +a:4
+        cancel 3 0
+        > 3/0 @4 canceled
+        cancel 1 0
+        put a
+        > 2/0 @5 +a:5
+        free 1
+        > 1/0 @2 +a:2
+        > 1/0 @3 +a:3
+        > 1/0 @4 canceled
+        cancel 2 0
+        > 2/0 @5 canceled
+        put a
+        open 4
+        watch 4 a start=6
+        > 4/0 @6 created
+        > 4/0 @6 +a:6
+    ";
+    play(script, tiny());
+}
+
+#[test]
 fn a_long_way_back_comes_from_the_store_in_several_responses() {
     let script = "
         put a

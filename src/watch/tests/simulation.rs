@@ -217,11 +217,12 @@ impl World {
 
     fn create(&mut self) {
         let Some(id) = self.pick() else { return };
-        let from = self.random.random_range(0..8);
+        // Few different ranges, so that watchers of several streams share one.
+        let from = self.random.random_range(0..4);
         let range_end = match self.random.random_range(0..4) {
             0 => Vec::new(),
             1 => vec![0],
-            _ => key(self.random.random_range(0..9)),
+            _ => key(self.random.random_range(0..4) * 2),
         };
         let hub_revision = self.hub.revision().0;
         let filter_or_none = self.random.random_range(0..8);
