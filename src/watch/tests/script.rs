@@ -549,6 +549,34 @@ fn a_long_way_back_comes_from_the_store_in_several_responses() {
 }
 
 #[test]
+fn a_watcher_that_got_a_part_waits_for_those_who_got_nothing() {
+    let script = "
+        put a
+        put a
+        put a
+        put a
+        put a
+        put a
+        put a
+        put b
+        open 1
+        hold 1
+        watch 1 a start=1
+        watch 1 b start=1
+        take 1 2
+        > 1/0 @9 created
+        > 1/0 @9 +a:2 +a:3 +a:4
+        take 1 2
+        > 1/1 @9 created
+        > 1/0 @9 +a:5 +a:6 +a:7
+        take 1 2
+        > 1/1 @9 +b:9
+        > 1/0 @9 +a:8
+    ";
+    play(script, tiny());
+}
+
+#[test]
 fn a_lagging_watcher_overtaken_by_a_compaction_is_told() {
     let script = "
         open 1
