@@ -94,7 +94,7 @@ pub const WATCH_ROUND_STREAMS_MAX: usize = 256;
 pub const WATCH_STREAMS_MAX: usize = 1_000_000;
 /// Watchers on one stream: a guard of memory.
 pub const WATCH_STREAM_WATCHERS_MAX: usize = 1_000_000;
-/// Watchers on all streams: a guard of memory, at about 200 bytes each.
+/// Watchers on all streams: a guard of memory, at 100 to 260 bytes each.
 pub const WATCHERS_MAX: usize = 10_000_000;
 
 /// Keys a range collects under one hold of the store's lock.
