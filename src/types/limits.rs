@@ -110,6 +110,8 @@ pub const STORE_RECORD_OVERHEAD_BYTES: usize = 32;
 pub const STORE_CACHED_RECORD_OVERHEAD_BYTES: usize = 112;
 /// Compaction hashes remembered, newest first out (etcd: hashStorageMaxSize).
 pub const STORE_COMPACTION_HASHES_MAX: usize = 10;
+/// Versions sorted at once when a store is opened; 64 bytes of memory each.
+pub const STORE_LOAD_BATCH_ROWS: usize = 512 * 1024;
 /// Bytes of a snapshot written into a new store file by one transaction.
 pub const STORE_RESTORE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
