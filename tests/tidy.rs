@@ -121,7 +121,7 @@ const UNFINISHED: [&str; 5] = [
     concat!("FIX", "ME"),
     concat!("todo", "!"),
     concat!("unimplemented", "!"),
-    "cfg(madsim)",
+    concat!("cfg", "(madsim)"),
 ];
 
 /// Past this a file holds a second idea.
@@ -175,7 +175,7 @@ fn nothing_is_left_unfinished() {
             complaints.extend(said.map(|word| format!("{place}: {word}")));
         }
     }
-    none(complaints.into_iter().filter(|line| !line.starts_with("tests/tidy.rs")).collect());
+    none(complaints);
 }
 
 #[test]
