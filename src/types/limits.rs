@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Largest request a client may send, unless `--max-request-bytes` says otherwise.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864;
+/// The most `--max-request-bytes` may say: a request must fit the frames between members.
+pub const REQUEST_BYTES_CEILING: usize = 32 * 1024 * 1024;
 /// What gRPC framing may add to a request before it is refused unread.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Operations in one transaction, unless `--max-txn-ops` says otherwise.
@@ -24,6 +26,10 @@ pub const NODE_QUEUE_MAX: usize = 8_192;
 pub const NODE_BATCH_MAX: usize = 1_024;
 /// Bytes of entries in one write to the log.
 pub const LOG_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest frame of the log, which holds one such write with its framing.
+pub const LOG_FRAME_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Size at which a file of the log is reserved.
+pub const LOG_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Committed entries that may wait for the apply loop.
 pub const APPLY_QUEUE_MAX: usize = 64;
 /// Bytes of log entries kept in memory for slow followers.
@@ -34,10 +40,33 @@ pub const PEER_QUEUE_MAX: usize = 4_096;
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 /// Raft messages in flight to one follower.
 pub const RAFT_INFLIGHT_MAX: usize = 512;
+/// Bytes of messages waiting for one peer; past it they are dropped, unless the queue is empty.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest frame between peers.
 pub const PEER_FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes a peer connection reads at once.
+pub const PEER_READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Payloads up to this are copied through the connection's buffers, larger ones go around them.
+pub const PEER_COPIED_PAYLOAD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of waiting messages put into one write.
+pub const PEER_WRITE_BATCH_BYTES: usize = 128 * 1024;
+/// Requests to one peer that wait for their answer, and requests of one peer we work on.
+pub const PEER_REQUESTS_MAX: usize = 256;
+/// Answers and pongs that wait to be written on one accepted connection.
+pub const PEER_REPLY_QUEUE_MAX: usize = 64;
+/// Connections accepted from peers that may be open at once.
+pub const PEER_CONNECTIONS_MAX: usize = 256;
+/// Accepted connections that have not said yet who they are; past it the oldest is closed.
+pub const PEER_HANDSHAKES_MAX: usize = 32;
+/// Different complaints about callers that are remembered so as not to repeat them in the log.
+pub const PEER_COMPLAINTS_MAX: usize = 128;
 /// Bytes in one piece of a snapshot on the wire.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 64 * 1024;
+/// Largest frame on a snapshot's connection: a piece from a sender that cuts bigger ones, or the
+/// header.
+pub const SNAPSHOT_FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Pieces of a snapshot received and not yet taken.
+pub const SNAPSHOT_PIECES_IN_FLIGHT_MAX: usize = 4;
 
 /// Event batches that may wait for the watch hub.
 pub const HUB_QUEUE_MAX: usize = 4_096;
@@ -47,8 +76,26 @@ pub const WATCH_STREAM_QUEUE_MAX: usize = 1_024;
 pub const WATCH_RECENT_EVENTS_MAX: usize = 16_384;
 /// Bytes of those events.
 pub const WATCH_RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that may wait in one watch stream, one response more at most.
+pub const WATCH_STREAM_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Revisions in one response of a watcher that catches up (etcd: watchBatchMaxRevs).
 pub const WATCH_BATCH_REVISIONS_MAX: usize = 1_000;
+/// Bytes of events from which such a response takes in no further revision.
+pub const WATCH_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Revisions (of the recent log: events) read in one round of catching up.
+pub const WATCH_WINDOW_REVISIONS_MAX: usize = 4_096;
+/// Watchers served by one round (etcd: maxWatchersPerSync), about.
+pub const WATCH_ROUND_WATCHERS_MAX: usize = 512;
+/// Of those, from one stream.
+pub const WATCH_ROUND_STREAM_WATCHERS_MAX: usize = 128;
+/// Streams looked at by one round.
+pub const WATCH_ROUND_STREAMS_MAX: usize = 256;
+/// Watch streams open at once: a guard of memory, far beyond what connections allow.
+pub const WATCH_STREAMS_MAX: usize = 1_000_000;
+/// Watchers on one stream: a guard of memory.
+pub const WATCH_STREAM_WATCHERS_MAX: usize = 1_000_000;
+/// Watchers on all streams: a guard of memory, at about 200 bytes each.
+pub const WATCHERS_MAX: usize = 10_000_000;
 
 /// Keys a range collects under one hold of the store's lock.
 pub const RANGE_CHUNK_KEYS: usize = 1_000;
@@ -68,6 +115,19 @@ pub const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(2 * LOG_BATCH_BYTES_MAX <= LOG_FRAME_BYTES_MAX);
+const _: () = assert!(LOG_FRAME_BYTES_MAX < u32::MAX as usize);
+const _: () = assert!(2 * LOG_BATCH_BYTES_MAX as u64 <= LOG_SEGMENT_BYTES);
+const _: () = assert!(REQUEST_BYTES_MAX <= REQUEST_BYTES_CEILING);
+const _: () = assert!(REQUEST_BYTES_CEILING + REQUEST_OVERHEAD_BYTES < PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < WATCH_RECENT_BYTES_MAX);
+const _: () = assert!(WATCH_BATCH_REVISIONS_MAX <= WATCH_WINDOW_REVISIONS_MAX);
+const _: () = assert!(WATCH_STREAM_WATCHERS_MAX <= WATCHERS_MAX);
+const _: () = assert!(WATCHERS_MAX < u32::MAX as usize);
 const _: () = assert!(NODE_BATCH_MAX <= NODE_QUEUE_MAX);
-const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(PEER_FRAME_BYTES_MAX <= PEER_QUEUE_BYTES_MAX);
+const _: () = assert!(PEER_FRAME_BYTES_MAX <= u32::MAX as usize);
+// A frame header and a payload that is copied fit into a read buffer together.
+const _: () = assert!(PEER_COPIED_PAYLOAD_BYTES_MAX + 64 <= PEER_READ_BUFFER_BYTES);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_FRAME_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_FRAME_BYTES_MAX <= PEER_FRAME_BYTES_MAX);

@@ -1,0 +1,426 @@
+//! The loop that owns the replicated state and applies committed entries to it, in order.
+//!
+//! ```text
+//!   committed entries ─▶ State::apply ─▶ events ─▶ watch hub        (first: who is told of a
+//!                             │     └──▶ leases ─▶ lease loop        write finds its event
+//!                             │     └──▶ replies ─▶ waiting clients  already queued)
+//!                             └─ pending ─▶ flush (storage thread) ─▶ redb, one transaction
+//! ```
+//!
+//! Replies never wait for redb. What was applied is readable at once from memory; a flush moves
+//! it to redb in the background, together with the applied index. After a crash the log is
+//! replayed from the flushed index, so losing what was not flushed loses nothing.
+//!
+//! Space of compacted revisions is freed in small steps between batches, paced by
+//! `--compaction-batch-limit` and `--compaction-sleep-interval`; nobody waits for it but who
+//! asked for a physical compaction.
+
+use super::hub_loop::HubInput;
+use super::lease_loop::LeaseInput;
+use super::node_loop::{Fatal, Input, ORIGIN_BYTES};
+use super::status::Status;
+use crate::apply::{Reply, State};
+use crate::env::{Clock, Disk, Env};
+use crate::lease::Lease;
+use crate::proto::log::Command;
+use crate::store::{self, FlushOutcome, SnapshotSource, Store, StoreError};
+use crate::types::{Index, LeaseId, MemberId, Result, Revision, Term};
+use bytes::Bytes;
+use prost::Message as _;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Unflushed bytes that start a flush.
+const FLUSH_BYTES: usize = 8 * 1024 * 1024;
+/// Unflushed bytes at which applying waits for the flush under way.
+const UNFLUSHED_BYTES_MAX: usize = 8 * FLUSH_BYTES;
+/// Longest time an applied entry stays unflushed.
+const FLUSH_AGE: Duration = Duration::from_secs(2);
+
+/// What a client that waits for an entry gets.
+pub(super) type Answer = Reply;
+
+/// A committed entry and who waits for it here.
+pub(super) struct Committed {
+    pub index: Index,
+    pub term: Term,
+    pub data: Bytes,
+    pub reply: Option<oneshot::Sender<Result<Answer>>>,
+}
+
+/// What the node loop hands over, in log order.
+pub(super) enum ApplyInput {
+    Entries(Vec<Committed>),
+    /// A follower needs a snapshot of what is applied.
+    PrepareSnapshot { to: MemberId },
+    /// Put the received snapshot in the store's place.
+    Install,
+}
+
+/// Questions only the owner of the state can answer.
+pub(crate) enum Query {
+    Lease(LeaseId, oneshot::Sender<Option<Lease>>),
+    /// Answered once the space of this compaction is freed and that is on disk.
+    PhysicalCompaction(Revision, oneshot::Sender<()>),
+    /// A snapshot of what is applied now.
+    Snapshot(oneshot::Sender<SnapshotSource>),
+    /// Give free space in the store's file back, while serving.
+    Defragment(oneshot::Sender<()>),
+}
+
+pub(super) struct Parts<E: Env> {
+    pub env: E,
+    pub state: State<<E::Disk as Disk>::File>,
+    pub store_path: PathBuf,
+    pub incoming_path: PathBuf,
+    pub store_options: store::Options,
+    pub inputs: mpsc::Receiver<ApplyInput>,
+    pub queries: mpsc::Receiver<Query>,
+    pub node: mpsc::Sender<Input>,
+    pub hub: mpsc::Sender<HubInput>,
+    pub leases: mpsc::Sender<LeaseInput>,
+    pub status: Arc<Status>,
+    pub stopping: watch::Receiver<bool>,
+    pub flush_entries: u64,
+    pub compaction_batch: usize,
+    pub compaction_sleep: Duration,
+    pub warning_duration: Duration,
+}
+
+type Flushed = std::result::Result<FlushOutcome, StoreError>;
+
+/// See the module.
+pub(super) struct ApplyLoop<E: Env> {
+    parts: Parts<E>,
+    flush: Option<Pin<Box<dyn Future<Output = Flushed> + Send>>>,
+    /// When the oldest unflushed entry was applied.
+    unflushed_since: Option<Duration>,
+    /// Somebody waits for a flush.
+    flush_wanted: bool,
+    compacting: bool,
+    snapshots_for: Vec<MemberId>,
+    snapshot_queries: Vec<oneshot::Sender<SnapshotSource>>,
+    /// `(revision, applied index once freed, waiter)`.
+    physical: Vec<(Revision, oneshot::Sender<()>)>,
+    defragment: Vec<oneshot::Sender<()>>,
+}
+
+impl<E: Env> ApplyLoop<E> {
+    pub(super) fn new(parts: Parts<E>) -> ApplyLoop<E> {
+        ApplyLoop {
+            compacting: parts.state.store.compaction_pending(),
+            parts,
+            flush: None,
+            unflushed_since: None,
+            flush_wanted: false,
+            snapshots_for: Vec::new(),
+            snapshot_queries: Vec::new(),
+            physical: Vec::new(),
+            defragment: Vec::new(),
+        }
+    }
+
+    /// Runs until told to stop (`Ok`) or until this node must not go on.
+    pub(super) async fn run(mut self) -> std::result::Result<(), Fatal> {
+        let env = self.parts.env.clone();
+        let mut pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
+        let mut age = Box::pin(env.clock().sleep(FLUSH_AGE));
+        loop {
+            self.start_flush();
+            let has_room = self.parts.state.store.pending_bytes() < UNFLUSHED_BYTES_MAX;
+            tokio::select! {
+                biased;
+                // Entries not applied now are applied at the next start.
+                _ = self.parts.stopping.wait_for(|&stopping| stopping) => break,
+                // Frees memory, and snapshots wait for it.
+                flushed = poll_flush(&mut self.flush) => self.finish_flush(flushed).await?,
+                // Clients wait for these.
+                input = self.parts.inputs.recv(), if has_room => match input {
+                    Some(input) => self.input(input).await?,
+                    None => break,
+                },
+                query = self.parts.queries.recv() => match query {
+                    Some(query) => self.query(query),
+                    None => break,
+                },
+                () = &mut age => age = Box::pin(env.clock().sleep(FLUSH_AGE)),
+                () = &mut pace, if self.compacting => {
+                    self.compact_step();
+                    pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
+                }
+            }
+        }
+        self.close().await
+    }
+
+    /// A last flush makes the next start quick; without it nothing is lost.
+    async fn close(mut self) -> std::result::Result<(), Fatal> {
+        if let Some(flush) = self.flush.take() {
+            let outcome = flush.await.map_err(|error| error.to_string())?;
+            self.parts.state.store.finish_flush(outcome);
+        }
+        if let Some(job) = self.parts.state.store.begin_flush() {
+            let flushed = self.parts.env.blocking(move || job.run()).await;
+            self.parts.state.store.finish_flush(flushed.map_err(|error| error.to_string())?);
+        }
+        Ok(())
+    }
+
+    async fn input(&mut self, input: ApplyInput) -> std::result::Result<(), Fatal> {
+        match input {
+            ApplyInput::Entries(entries) => self.apply(entries).await,
+            ApplyInput::PrepareSnapshot { to } => {
+                self.snapshots_for.push(to);
+                self.flush_wanted = true;
+                Ok(())
+            }
+            ApplyInput::Install => self.install().await,
+        }
+    }
+
+    async fn apply(&mut self, entries: Vec<Committed>) -> std::result::Result<(), Fatal> {
+        let started = self.parts.env.clock().now();
+        let (mut for_hub, mut for_leases, mut replies) = (Vec::new(), Vec::new(), Vec::new());
+        let mut members_changed = false;
+        let (count, last) = (entries.len(), entries.last().map(|entry| entry.index));
+        for entry in entries {
+            let command = decode(&entry)?;
+            if command.is_none() {
+                for_leases.push(LeaseInput::Term(entry.term));
+            }
+            let outcome = self.parts.state.apply(entry.index, entry.term, command);
+            let changed = outcome.finished.into_iter().filter(|one| !one.changes.is_empty());
+            for_hub.extend(changed.map(|finished| HubInput::Changed(Arc::new(finished.into()))));
+            for_leases.extend(outcome.leases.into_iter().map(LeaseInput::Changed));
+            members_changed |= outcome.members_changed;
+            if let Some(revision) = outcome.compacted {
+                for_hub.push(HubInput::Compacted(revision));
+                self.compacting = true;
+            }
+            if let Some(reply) = entry.reply {
+                replies.push((reply, outcome.reply));
+            }
+        }
+        let Some(last) = last else { return Ok(()) };
+        self.unflushed_since.get_or_insert(started);
+        self.publish(members_changed);
+        if !for_hub.is_empty() {
+            let _ = self.parts.hub.send(HubInput::Batch(for_hub)).await;
+        }
+        if !for_leases.is_empty() {
+            let _ = self.parts.leases.send(LeaseInput::Batch(for_leases)).await;
+        }
+        self.parts.status.set_applied(last);
+        for (reply, answer) in replies {
+            let _ = reply.send(answer);
+        }
+        let _ = self.parts.node.send(Input::Applied(last)).await;
+        self.warn_if_slow(started, count);
+        Ok(())
+    }
+
+    fn publish(&self, members_changed: bool) {
+        let status = &self.parts.status;
+        let state = &self.parts.state;
+        status.set_alarms(&state.alarms);
+        if members_changed {
+            status.set_members(&state.members);
+        }
+        status.set_cluster_version(&state.cluster_version);
+    }
+
+    fn warn_if_slow(&self, started: Duration, count: usize) {
+        let took = self.parts.env.clock().now() - started;
+        if took > self.parts.warning_duration {
+            tracing::warn!(
+                took = %crate::logging::go_duration(took),
+                "expected-duration" = %crate::logging::go_duration(self.parts.warning_duration),
+                requests = count,
+                "apply request took too long"
+            );
+        }
+    }
+
+    fn query(&mut self, query: Query) {
+        match query {
+            Query::Lease(id, reply) => {
+                let _ = reply.send(self.parts.state.lessor.get(id).cloned());
+            }
+            Query::PhysicalCompaction(revision, reply) => {
+                self.physical.push((revision, reply));
+                self.flush_wanted |= !self.compacting;
+            }
+            Query::Snapshot(reply) => {
+                self.snapshot_queries.push(reply);
+                self.flush_wanted = true;
+            }
+            Query::Defragment(reply) => {
+                self.defragment.push(reply);
+                self.flush_wanted = true;
+            }
+        }
+    }
+
+    // ---- flush ----
+
+    fn start_flush(&mut self) {
+        if self.flush.is_some() {
+            return;
+        }
+        let store = &mut self.parts.state.store;
+        let now = self.parts.env.clock().now();
+        let old = self.unflushed_since.is_some_and(|since| now >= since + FLUSH_AGE);
+        let large = store.pending_bytes() >= FLUSH_BYTES
+            || store.pending_records() as u64 >= self.parts.flush_entries;
+        if !(self.flush_wanted || old || large) {
+            return;
+        }
+        let Some(job) = store.begin_flush() else {
+            // Nothing to flush: whoever waits for one has it.
+            self.flush_wanted = false;
+            self.unflushed_since = None;
+            self.after_flush();
+            return;
+        };
+        self.flush_wanted = false;
+        self.unflushed_since = None;
+        self.flush = Some(Box::pin(self.parts.env.blocking(move || job.run())));
+    }
+
+    async fn finish_flush(&mut self, flushed: Flushed) -> std::result::Result<(), Fatal> {
+        let outcome = flushed.map_err(|error| format!("the store cannot be written: {error}"))?;
+        let applied = self.parts.state.store.finish_flush(outcome);
+        self.after_flush();
+        let _ = self.parts.node.send(Input::Flushed(applied)).await;
+        Ok(())
+    }
+
+    /// Serves those who waited for a flush that holds all that is applied.
+    fn after_flush(&mut self) {
+        let store = &self.parts.state.store;
+        if store.pending_records() > 0 || store.pending_bytes() > 0 {
+            // More was applied meanwhile: only another flush holds that too.
+            self.flush_wanted |= self.is_awaited();
+            return;
+        }
+        if !self.compacting {
+            for (_, reply) in self.physical.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+        for reply in self.defragment.drain(..) {
+            let _ = reply.send(());
+        }
+        for reply in self.snapshot_queries.drain(..) {
+            if let Some(source) = snapshot_source(store) {
+                let _ = reply.send(source);
+            }
+        }
+        for to in self.snapshots_for.drain(..) {
+            if let Some(source) = snapshot_source(store) {
+                let at = store.applied();
+                let _ = self.parts.node.try_send(Input::SnapshotPrepared { to, at, source });
+            }
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.snapshots_for.is_empty()
+            || !self.snapshot_queries.is_empty()
+            || !self.defragment.is_empty()
+            || (!self.physical.is_empty() && !self.compacting)
+    }
+
+    // ---- compaction ----
+
+    fn compact_step(&mut self) {
+        let progress = self.parts.state.store.compact_step(self.parts.compaction_batch);
+        self.unflushed_since.get_or_insert(self.parts.env.clock().now());
+        if progress.done {
+            self.compacting = false;
+            tracing::info!(
+                "compact-revision" = self.parts.state.store.compacted().0,
+                "finished scheduled compaction"
+            );
+            self.flush_wanted |= !self.physical.is_empty();
+        }
+    }
+
+    // ---- snapshot from the leader ----
+
+    /// The received store takes the place of ours, on disk and for all readers.
+    async fn install(&mut self) -> std::result::Result<(), Fatal> {
+        if let Some(flush) = self.flush.take() {
+            let outcome = flush.await.map_err(|error| error.to_string())?;
+            self.parts.state.store.finish_flush(outcome);
+        }
+        let env = self.parts.env.clone();
+        let disk = env.disk().clone();
+        let (from, to) = (self.parts.incoming_path.clone(), self.parts.store_path.clone());
+        let options = self.parts.store_options.clone();
+        let opened = env.blocking(move || -> std::result::Result<_, StoreError> {
+            disk.rename(&from, &to)?;
+            if let Some(directory) = to.parent() {
+                disk.sync_directory(directory)?;
+            }
+            Store::open(disk.open(&to)?, options)
+        });
+        let (store, restored) =
+            opened.await.map_err(|error| format!("the leader's snapshot: {error}"))?;
+        let store = self.parts.state.store.replaced_by(store);
+        self.parts.state = State::restore(store, &restored)
+            .map_err(|error| format!("the leader's snapshot: {error}"))?;
+        self.unflushed_since = None;
+        self.compacting = self.parts.state.store.compaction_pending();
+        self.publish(true);
+        let store = &self.parts.state.store;
+        let restored = HubInput::Restored { revision: store.revision(), compacted: store.compacted() };
+        let _ = self.parts.hub.send(restored).await;
+        let _ = self.parts.leases.send(LeaseInput::Restored(self.parts.state.lease_list())).await;
+        let _ = self.parts.node.send(Input::SnapshotInstalled).await;
+        Ok(())
+    }
+}
+
+fn snapshot_source<F: crate::env::File>(store: &Store<F>) -> Option<SnapshotSource> {
+    match store.snapshot_source() {
+        Ok(source) => Some(source),
+        Err(error) => {
+            tracing::error!(%error, "failed to open a snapshot of the store");
+            None
+        }
+    }
+}
+
+/// The command of an entry, `None` for a leader's no-op.
+fn decode(entry: &Committed) -> std::result::Result<Option<Command>, Fatal> {
+    if entry.data.is_empty() {
+        return Ok(None);
+    }
+    let unreadable = |what: &dyn std::fmt::Display| {
+        format!("log entry {} cannot be read by this version: {what}", entry.index)
+    };
+    if entry.data.len() < ORIGIN_BYTES {
+        return Err(unreadable(&"too short"));
+    }
+    let command = Command::decode(entry.data.slice(ORIGIN_BYTES..)).map_err(|e| unreadable(&e))?;
+    if command.request.is_none() {
+        return Err(unreadable(&"an unknown command"));
+    }
+    Ok(Some(command))
+}
+
+async fn poll_flush(flush: &mut Option<Pin<Box<dyn Future<Output = Flushed> + Send>>>) -> Flushed {
+    match flush {
+        Some(future) => {
+            let result = future.await;
+            *flush = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
