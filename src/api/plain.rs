@@ -11,7 +11,7 @@ use std::future::Future;
 use tonic::body::Body;
 
 /// The etcd version whose API we speak.
-pub(super) const ETCD_VERSION: &str = "3.7.1";
+pub(super) use crate::types::version::ETCD as ETCD_VERSION;
 
 /// Answers a request that is not gRPC.
 pub(super) fn answer(

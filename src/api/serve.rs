@@ -3,7 +3,7 @@
 use super::grpc::{self, Services};
 use super::plain;
 use crate::env::{Env, Listener, Network};
-use crate::server::Handle;
+use crate::server::{Handle, stopped};
 use crate::types::{Error, MemberId};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -68,7 +68,7 @@ pub async fn serve<E: Env>(
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stopping.wait_for(|&stopping| stopping) => return,
+            () = stopped(&mut stopping) => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -112,7 +112,7 @@ async fn serve_connection<E: Env>(
         biased;
         // A connection that breaks is the client's affair.
         _ = connection.as_mut() => return,
-        _ = stopping.wait_for(|&stopping| stopping) => {}
+        () = stopped(&mut stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

@@ -1,13 +1,12 @@
 //! Alarms: replicated warnings that make every member refuse what would make things worse.
 
-use crate::env::File;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType, RequestOp, TxnRequest, request_op};
 use crate::proto::log::command::Request;
 use crate::store::{Side, Store, StoreError};
 use crate::types::Error;
 use bytes::Bytes;
 use prost::Message as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The alarms raised, as `(kind, member)`. Unknown kinds are kept as numbers, as etcd does.
 #[derive(Default, Clone, Debug, PartialEq, Eq)]
@@ -16,10 +15,10 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    pub(super) fn restore(rows: Vec<(Bytes, Bytes)>) -> Result<Alarms, StoreError> {
+    pub(super) fn restore(rows: BTreeMap<Bytes, Bytes>) -> Result<Alarms, StoreError> {
         let mut alarms = Alarms::default();
-        for (key, _) in rows {
-            let alarm = AlarmMember::decode(key).map_err(StoreError::side)?;
+        for key in rows.into_keys() {
+            let alarm = AlarmMember::decode(key).map_err(|error| super::unreadable("alarm", &error))?;
             alarms.raised.insert((alarm.alarm, alarm.member_id));
         }
         Ok(alarms)
@@ -37,27 +36,27 @@ impl Alarms {
         self.raised.iter().any(|&(alarm, _)| alarm == kind as i32)
     }
 
-    pub(super) fn activate<F: File>(
+    pub(super) fn activate(
         &mut self,
         alarm: AlarmMember,
-        store: &mut Store<F>,
-    ) -> Vec<AlarmMember> {
+        store: &mut Store,
+    ) -> Result<Vec<AlarmMember>, StoreError> {
         if self.raised.insert((alarm.alarm, alarm.member_id)) {
-            store.side_put(Side::Alarm, alarm.encode_to_vec().into(), Bytes::new());
+            store.side_put(Side::Alarm, &alarm.encode_to_vec(), &[])?;
         }
-        vec![alarm]
+        Ok(vec![alarm])
     }
 
-    pub(super) fn deactivate<F: File>(
+    pub(super) fn deactivate(
         &mut self,
         alarm: &AlarmMember,
-        store: &mut Store<F>,
-    ) -> Vec<AlarmMember> {
+        store: &mut Store,
+    ) -> Result<Vec<AlarmMember>, StoreError> {
         if !self.raised.remove(&(alarm.alarm, alarm.member_id)) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        store.side_delete(Side::Alarm, alarm.encode_to_vec().into());
-        vec![*alarm]
+        store.side_delete(Side::Alarm, &alarm.encode_to_vec())?;
+        Ok(vec![*alarm])
     }
 
     /// Why a request is refused while alarms are raised, if it is. CORRUPT refuses all changes;

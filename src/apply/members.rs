@@ -1,6 +1,5 @@
 //! Who belongs to the cluster: the one source of truth, replicated like everything else.
 
-use crate::env::File;
 use crate::proto::log::{MemberAttributes, StoredMember};
 use crate::store::{Side, Store, StoreError};
 use crate::types::MemberId;
@@ -25,10 +24,10 @@ pub struct Member {
 pub struct Members(pub BTreeMap<MemberId, Member>);
 
 impl Members {
-    pub(super) fn restore(rows: Vec<(Bytes, Bytes)>) -> Result<Members, StoreError> {
+    pub(super) fn restore(rows: BTreeMap<Bytes, Bytes>) -> Result<Members, StoreError> {
         let mut members = Members::default();
-        for (_, value) in rows {
-            let stored = StoredMember::decode(value).map_err(StoreError::side)?;
+        for value in rows.into_values() {
+            let stored = StoredMember::decode(value).map_err(|error| super::unreadable("member", &error))?;
             let member = Member {
                 id: MemberId(stored.id),
                 name: stored.name,
@@ -42,27 +41,25 @@ impl Members {
     }
 
     /// Writes the members a cluster starts with.
-    pub fn bootstrap<F: File>(&mut self, members: Vec<Member>, store: &mut Store<F>) {
-        for member in members {
-            self.put(member, store);
-        }
+    pub fn bootstrap(&mut self, members: Vec<Member>, store: &mut Store) -> Result<(), StoreError> {
+        members.into_iter().try_for_each(|member| self.put(member, store))
     }
 
-    pub(super) fn set_attributes<F: File>(
+    pub(super) fn set_attributes(
         &mut self,
         attributes: &MemberAttributes,
-        store: &mut Store<F>,
-    ) {
-        let Some(member) = self.0.get(&MemberId(attributes.member_id)) else { return };
+        store: &mut Store,
+    ) -> Result<(), StoreError> {
+        let Some(member) = self.0.get(&MemberId(attributes.member_id)) else { return Ok(()) };
         let member = Member {
             name: attributes.name.clone(),
             client_urls: attributes.client_urls.clone(),
             ..member.clone()
         };
-        self.put(member, store);
+        self.put(member, store)
     }
 
-    fn put<F: File>(&mut self, member: Member, store: &mut Store<F>) {
+    fn put(&mut self, member: Member, store: &mut Store) -> Result<(), StoreError> {
         let stored = StoredMember {
             id: member.id.0,
             name: member.name.clone(),
@@ -70,9 +67,9 @@ impl Members {
             client_urls: member.client_urls.clone(),
             is_learner: member.is_learner,
         };
-        let key = Bytes::copy_from_slice(&member.id.0.to_be_bytes());
-        store.side_put(Side::Member, key, stored.encode_to_vec().into());
+        store.side_put(Side::Member, &member.id.0.to_be_bytes(), &stored.encode_to_vec())?;
         self.0.insert(member.id, member);
+        Ok(())
     }
 
     /// Ids of those who vote, ascending.

@@ -7,73 +7,49 @@
 //! 2. Everything that could fail on that path is checked, before anything is written.
 //! 3. The operations run in order; a read sees what was written before it.
 
-use crate::env::File;
 use crate::lease::Lessor;
 use crate::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest,
     RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
     compare::{CompareResult, CompareTarget, TargetUnion},
+    range_request,
     request_op::Request,
     response_op::Response,
 };
 use crate::proto::mvccpb::KeyValue;
-use crate::store::{PinnedReader, RangeQuery, RangeResult, Write};
-use crate::types::{Error, KeyRange, LeaseId, Result, Revision};
+use crate::store::{KeyValueRead, RangeQuery, Read, ReadError, SortOrder, SortTarget, Write};
+use crate::types::{Error, KeyRange, LeaseId, Revision};
 use bytes::Bytes;
 use prost::Message as _;
 use std::cmp::Ordering;
 
-/// State a transaction can be evaluated on: a write in progress, or for a transaction that only
-/// reads, the store pinned at one revision.
-pub(crate) trait View {
-    /// Current revision, with the changes made so far.
-    fn revision(&self) -> Revision;
-    fn compacted(&self) -> Revision;
-    fn range(&self, query: &RangeQuery) -> Result<RangeResult>;
-}
-
-impl<F: File> View for Write<'_, F> {
-    fn revision(&self) -> Revision {
-        self.revision()
-    }
-
-    fn compacted(&self) -> Revision {
-        self.compacted()
-    }
-
-    fn range(&self, query: &RangeQuery) -> Result<RangeResult> {
-        self.range(query)
-    }
-}
-
-impl View for PinnedReader {
-    fn revision(&self) -> Revision {
-        self.revision()
-    }
-
-    fn compacted(&self) -> Revision {
-        self.compacted()
-    }
-
-    fn range(&self, query: &RangeQuery) -> Result<RangeResult> {
-        self.range(query)
-    }
-}
+/// Either the answer, or why there is none: the request's fault or the disk's.
+type Result<T> = std::result::Result<T, ReadError>;
 
 /// What the store is asked for a range request.
 pub fn range_query(request: &RangeRequest) -> RangeQuery {
     RangeQuery {
-        range: KeyRange::new(request.key.clone(), request.range_end.clone()),
         limit: request.limit,
-        revision: Revision(request.revision),
-        sort_order: request.sort_order(),
-        sort_target: request.sort_target(),
+        revision: request.revision,
+        order: match request.sort_order() {
+            range_request::SortOrder::None => SortOrder::None,
+            range_request::SortOrder::Ascend => SortOrder::Ascend,
+            range_request::SortOrder::Descend => SortOrder::Descend,
+        },
+        target: match request.sort_target() {
+            range_request::SortTarget::Key => SortTarget::Key,
+            range_request::SortTarget::Version => SortTarget::Version,
+            range_request::SortTarget::Create => SortTarget::Create,
+            range_request::SortTarget::Mod => SortTarget::Mod,
+            range_request::SortTarget::Value => SortTarget::Value,
+        },
         keys_only: request.keys_only,
         count_only: request.count_only,
-        min_mod_revision: Revision(request.min_mod_revision),
-        max_mod_revision: Revision(request.max_mod_revision),
-        min_create_revision: Revision(request.min_create_revision),
-        max_create_revision: Revision(request.max_create_revision),
+        min_mod: request.min_mod_revision,
+        max_mod: request.max_mod_revision,
+        min_create: request.min_create_revision,
+        max_create: request.max_create_revision,
+        ..RangeQuery::new(KeyRange::new(request.key.clone(), request.range_end.clone()))
     }
 }
 
@@ -87,8 +63,8 @@ pub fn is_write(request: &TxnRequest) -> bool {
 ///
 /// # Errors
 /// A range asks for a revision that is compacted or not there yet.
-pub fn read_only_txn(view: &PinnedReader, request: &TxnRequest) -> Result<TxnResponse> {
-    let path = Path::of(view, request);
+pub fn read_only_txn(view: &Read<'_>, request: &TxnRequest) -> Result<TxnResponse> {
+    let path = Path::of(view, request)?;
     check_ranges(view, path.branch(request))?;
     let mut responses = Vec::new();
     for op in path.branch(request) {
@@ -97,21 +73,21 @@ pub fn read_only_txn(view: &PinnedReader, request: &TxnRequest) -> Result<TxnRes
         };
         responses.push(ResponseOp { response: Some(Response::ResponseRange(read(view, range)?)) });
     }
-    let header = super::header(view.revision());
+    let header = super::header(view.revision()?);
     Ok(TxnResponse { header, succeeded: path.succeeded, responses })
 }
 
 /// Applies a transaction that may write.
-pub(super) fn txn<F: File>(
-    write: &mut Write<'_, F>,
+pub(super) fn txn(
+    write: &mut Write<'_>,
     lessor: &mut Lessor,
     request: &TxnRequest,
 ) -> Result<TxnResponse> {
-    let path = Path::of(write, request);
+    let path = Path::of(write, request)?;
     check_puts_on(write, lessor, request, &path)?;
     check_ranges_on(write, request, &path)?;
     let responses = run(write, lessor, request, &path)?;
-    let header = super::header(write.revision());
+    let header = super::header(write.revision()?);
     Ok(TxnResponse { header, succeeded: path.succeeded, responses })
 }
 
@@ -122,15 +98,20 @@ struct Path {
 }
 
 impl Path {
-    fn of(view: &impl View, request: &TxnRequest) -> Path {
-        let succeeded = request.compare.iter().all(|compare| holds(view, compare));
-        let mut path = Path { succeeded, nested: Vec::new() };
-        for op in path.branch(request) {
-            if let Some(Request::RequestTxn(nested)) = &op.request {
-                path.nested.push(Path::of(view, nested));
+    fn of(view: &impl KeyValueRead, request: &TxnRequest) -> Result<Path> {
+        let mut path = Path { succeeded: true, nested: Vec::new() };
+        for compare in &request.compare {
+            if !holds(view, compare)? {
+                path.succeeded = false;
+                break;
             }
         }
-        path
+        for op in path.branch(request) {
+            if let Some(Request::RequestTxn(nested)) = &op.request {
+                path.nested.push(Path::of(view, nested)?);
+            }
+        }
+        Ok(path)
     }
 
     fn branch<'a>(&self, request: &'a TxnRequest) -> &'a [RequestOp] {
@@ -139,21 +120,38 @@ impl Path {
 }
 
 /// Whether a compare is true of every key it names.
-fn holds(view: &impl View, compare: &Compare) -> bool {
-    let query = RangeQuery {
-        range: KeyRange::new(compare.key.clone(), compare.range_end.clone()),
-        ..RangeQuery::default()
-    };
-    let found = view.range(&query).expect("a read of the latest revision has nothing to refuse");
-    if found.kvs.is_empty() {
-        // A key that is not there has zeros everywhere but no value to compare with.
-        let by_value = compare.target == CompareTarget::Value as i32;
-        return !by_value && pair_holds(compare, &KeyValue::default());
+fn holds(view: &impl KeyValueRead, compare: &Compare) -> Result<bool> {
+    let keys = KeyRange::new(compare.key.clone(), compare.range_end.clone());
+    let by_value = compare.target == CompareTarget::Value as i32;
+    let (mut found, mut all) = (false, true);
+    if by_value {
+        for record in view.range(&RangeQuery::new(keys))?.kvs {
+            found = true;
+            all &= pair_holds(compare, &decode(record));
+        }
+    } else {
+        // The index knows all but the value.
+        view.metas(&keys, &mut |_, meta| {
+            found = true;
+            all = pair_holds(
+                compare,
+                &KeyValue {
+                    create_revision: meta.create_revision,
+                    mod_revision: meta.mod_revision,
+                    version: meta.version,
+                    lease: meta.lease.0,
+                    ..KeyValue::default()
+                },
+            );
+            all
+        })?;
     }
-    found.kvs.into_iter().all(|record| {
-        let pair = KeyValue::decode(record).expect("the store checks what it hands out");
-        pair_holds(compare, &pair)
-    })
+    // A key that is not there has zeros everywhere but no value to compare with.
+    Ok(if found { all } else { !by_value && pair_holds(compare, &KeyValue::default()) })
+}
+
+fn decode(record: Bytes) -> KeyValue {
+    KeyValue::decode(record).expect("the store checks what it hands out")
 }
 
 fn pair_holds(compare: &Compare, pair: &KeyValue) -> bool {
@@ -204,8 +202,8 @@ fn with_paths<'a>(
     })
 }
 
-fn check_puts_on<F: File>(
-    write: &Write<'_, F>,
+fn check_puts_on(
+    write: &Write<'_>,
     lessor: &Lessor,
     request: &TxnRequest,
     path: &Path,
@@ -223,22 +221,22 @@ fn check_puts_on<F: File>(
 }
 
 /// Checks a put against the state: the pair it wants to keep a part of, the lease it names.
-pub(super) fn check_put<F: File>(
-    write: &Write<'_, F>,
+pub(super) fn check_put(
+    write: &Write<'_>,
     lessor: &Lessor,
     request: &PutRequest,
 ) -> Result<()> {
-    if (request.ignore_value || request.ignore_lease) && !write.contains(&request.key) {
-        return Err(Error::KeyNotFound);
+    if (request.ignore_value || request.ignore_lease) && write.meta(&request.key)?.is_none() {
+        return Err(Error::KeyNotFound.into());
     }
     let lease = LeaseId(request.lease);
     if lease != LeaseId(0) && lessor.get(lease).is_none() {
-        return Err(Error::LeaseNotFound);
+        return Err(Error::LeaseNotFound.into());
     }
     Ok(())
 }
 
-fn check_ranges_on(view: &impl View, request: &TxnRequest, path: &Path) -> Result<()> {
+fn check_ranges_on(view: &impl KeyValueRead, request: &TxnRequest, path: &Path) -> Result<()> {
     for (op, nested) in with_paths(request, path) {
         match op {
             Request::RequestRange(range) => check_range(view, range)?,
@@ -251,7 +249,7 @@ fn check_ranges_on(view: &impl View, request: &TxnRequest, path: &Path) -> Resul
     Ok(())
 }
 
-fn check_ranges(view: &impl View, ops: &[RequestOp]) -> Result<()> {
+fn check_ranges(view: &impl KeyValueRead, ops: &[RequestOp]) -> Result<()> {
     for op in ops {
         if let Some(Request::RequestRange(range)) = &op.request {
             check_range(view, range)?;
@@ -262,19 +260,19 @@ fn check_ranges(view: &impl View, ops: &[RequestOp]) -> Result<()> {
 
 /// In a transaction only revision 0 means "latest"; a negative one counts as a revision and is
 /// compacted as soon as it is below the compacted one, which starts at -1.
-fn check_range(view: &impl View, request: &RangeRequest) -> Result<()> {
+fn check_range(view: &impl KeyValueRead, request: &RangeRequest) -> Result<()> {
     let revision = Revision(request.revision);
     if revision == Revision(0) {
         return Ok(());
     }
-    if revision > view.revision() {
-        return Err(Error::FutureRevision);
+    if revision > view.revision()? {
+        return Err(Error::FutureRevision.into());
     }
-    if revision < view.compacted() { Err(Error::Compacted) } else { Ok(()) }
+    if revision < view.compacted()? { Err(Error::Compacted.into()) } else { Ok(()) }
 }
 
-fn run<F: File>(
-    write: &mut Write<'_, F>,
+fn run(
+    write: &mut Write<'_>,
     lessor: &mut Lessor,
     request: &TxnRequest,
     path: &Path,
@@ -284,10 +282,10 @@ fn run<F: File>(
         let response = match op {
             Request::RequestRange(range) => Response::ResponseRange(read(write, range)?),
             Request::RequestPut(request) => {
-                Response::ResponsePut(put(write, lessor, request.clone()))
+                Response::ResponsePut(put(write, lessor, request)?)
             }
             Request::RequestDeleteRange(request) => {
-                Response::ResponseDeleteRange(delete_range(write, lessor, request.clone()))
+                Response::ResponseDeleteRange(delete_range(write, lessor, request)?)
             }
             Request::RequestTxn(txn) => {
                 let path = nested.expect("it has a path");
@@ -304,10 +302,10 @@ fn run<F: File>(
     Ok(responses)
 }
 
-fn read(view: &impl View, request: &RangeRequest) -> Result<RangeResponse> {
+fn read(view: &impl KeyValueRead, request: &RangeRequest) -> Result<RangeResponse> {
     let found = view.range(&range_query(request))?;
     Ok(RangeResponse {
-        header: super::header(view.revision()),
+        header: super::header(view.revision()?),
         kvs: found.kvs,
         more: found.more,
         count: found.count,
@@ -315,17 +313,16 @@ fn read(view: &impl View, request: &RangeRequest) -> Result<RangeResponse> {
 }
 
 /// Puts a pair that was checked.
-pub(super) fn put<F: File>(
-    write: &mut Write<'_, F>,
+pub(super) fn put(
+    write: &mut Write<'_>,
     lessor: &mut Lessor,
-    request: PutRequest,
-) -> PutResponse {
+    request: &PutRequest,
+) -> Result<PutResponse> {
     let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
-    let previous = if needs_previous { write.get(&request.key) } else { None };
-    let (mut value, mut lease) = (request.value, LeaseId(request.lease));
+    let previous = if needs_previous { write.record(&request.key)? } else { None };
+    let (mut value, mut lease) = (request.value.clone(), LeaseId(request.lease));
     if request.ignore_value || request.ignore_lease {
-        let record = previous.clone().expect("checked: the key is there");
-        let pair = KeyValue::decode(record).expect("the store checks what it hands out");
+        let pair = decode(previous.clone().expect("checked: the key is there"));
         if request.ignore_value {
             value = pair.value;
         }
@@ -333,28 +330,32 @@ pub(super) fn put<F: File>(
             lease = LeaseId(pair.lease);
         }
     }
-    write.put(&request.key, &value, lease);
-    lessor.attach(&request.key, lease);
+    let replaced = write.put(&request.key, &value, lease)?;
+    if replaced.lease != lease {
+        lessor.attach(&request.key, lease);
+    }
     let prev_kv = if request.prev_kv { previous.unwrap_or_default() } else { Bytes::new() };
-    PutResponse { header: super::header(write.revision()), prev_kv }
+    Ok(PutResponse { header: super::header(write.revision()?), prev_kv })
 }
 
 /// Deletes a range.
-pub(super) fn delete_range<F: File>(
-    write: &mut Write<'_, F>,
+pub(super) fn delete_range(
+    write: &mut Write<'_>,
     lessor: &mut Lessor,
-    request: DeleteRangeRequest,
-) -> DeleteRangeResponse {
-    let range = KeyRange::new(request.key, request.range_end);
-    let deleted = write.delete_range(&range, request.prev_kv);
+    request: &DeleteRangeRequest,
+) -> Result<DeleteRangeResponse> {
+    let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+    let deleted = write.delete_range(&range, request.prev_kv)?;
     let mut response = DeleteRangeResponse {
-        header: super::header(write.revision()),
+        header: super::header(write.revision()?),
         deleted: deleted.len() as i64,
         prev_kvs: Vec::new(),
     };
     for pair in deleted {
-        lessor.detach(&pair.key);
+        if pair.lease != LeaseId(0) {
+            lessor.detach(&pair.key);
+        }
         response.prev_kvs.extend(pair.previous);
     }
-    response
+    Ok(response)
 }

@@ -35,6 +35,7 @@ mod value;
 pub use arguments::Notice;
 pub use error::{ConfigError, ErrorKind};
 pub use help::help;
+pub(crate) use settings::check_scheme;
 pub use settings::{AutoCompaction, ClusterState, Config, Request};
 pub use url::{Scheme, Url};
 pub use value::urls;

@@ -147,7 +147,18 @@ impl Config {
                 self.max_request_bytes
             )));
         }
-        Ok(())
+        // A 0 on the command line means the default; by hand it would mean never, or for ever.
+        let positive = [
+            ("snapshot-count", self.snapshot_count > 0),
+            ("snapshot-catchup-entries", self.snapshot_catchup_entries > 0),
+            ("compaction-batch-limit", self.compaction_batch_limit > 0),
+            ("compaction-sleep-interval", !self.compaction_sleep_interval.is_zero()),
+            ("watch-progress-notify-interval", !self.watch_progress_notify_interval.is_zero()),
+        ];
+        match positive.into_iter().find(|(_, holds)| !holds) {
+            Some((flag, _)) => Err(ConfigError::invalid(format!("--{flag} must be >0"))),
+            None => Ok(()),
+        }
     }
 
     /// The size of the store, in bytes, at which writes are refused; `None`: never.
@@ -406,7 +417,9 @@ fn size(value: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::flags;
     use super::*;
+    use proptest::prelude::*;
 
     fn read(line: &str) -> Result<(Config, Vec<Notice>), ConfigError> {
         let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
@@ -586,6 +599,40 @@ mod tests {
             let error = read(line).expect_err(line);
             assert_eq!(error.to_string(), message);
             assert_eq!(error.exit_code(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_made_by_hand_is_checked_too() {
+        let broken = [
+            Config { snapshot_count: 0, ..Config::default() },
+            Config { compaction_sleep_interval: Duration::ZERO, ..Config::default() },
+            Config { listen_peer_urls: Vec::new(), ..Config::default() },
+            Config { heartbeat_interval: Duration::from_micros(10), ..Config::default() },
+        ];
+        for config in broken {
+            assert!(config.check().is_err(), "{config:?}");
+        }
+    }
+
+    proptest! {
+        /// Words that look like flags and values, in any order, are read or refused.
+        #[test]
+        fn no_command_line_panics(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    any::<String>(),
+                    "--?-?[a-z-]{0,12}=?[0-9a-z:/.,-]{0,12}",
+                    proptest::sample::select(flags::all().map(|flag| flag.name).collect::<Vec<_>>())
+                        .prop_flat_map(|name| (Just(name), "[0-9a-z:/.,=-]{0,12}"))
+                        .prop_map(|(name, value)| format!("--{name}={value}")),
+                ],
+                0..6,
+            ),
+            variable in any::<String>(),
+        ) {
+            let environment = BTreeMap::from([("ETCD_INITIAL_CLUSTER_TOKEN".to_owned(), variable)]);
+            let _ = Config::read(&words, &environment);
         }
     }
 

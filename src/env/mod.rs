@@ -102,6 +102,8 @@ pub trait Disk: Clone + Send + Sync + 'static {
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// Takes the exclusive lock on a file, creating it; `WouldBlock` if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Self::Lock>;
+    /// Bytes that can still be written on the file system a path lies on.
+    fn available(&self, path: &Path) -> io::Result<u64>;
 }
 
 /// An open file.

@@ -197,7 +197,12 @@ impl Logger {
         let logger = self.clone();
         let previous = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            let message = panic.payload_as_str().unwrap_or("panic without a message");
+            let payload = panic.payload();
+            let message = payload
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("panic without a message");
             let caller = panic.location().map_or_else(String::new, caller);
             logger.write(Level::Panic, None, &caller, message, &Fields::new());
             previous(panic);

@@ -11,7 +11,7 @@
 //! - Entries are handed out as committed only once they are persisted here too (raft-rs holds
 //!   them back), so the store never runs ahead of the local log.
 //! - Election timeouts are drawn from a seed the environment gives, never from the thread's own
-//!   random numbers: raft-rs's range is pinned to one value and ours is set over it.
+//!   random numbers: ours is set over raft-rs's after every call.
 
 mod log;
 mod logger;

@@ -68,6 +68,8 @@ pub struct Node {
     election_ticks: usize,
     seed: u64,
     draws: u64,
+    /// Term and role the timeout was drawn for.
+    drawn_for: Option<(u64, StateRole)>,
     timeout: usize,
 }
 
@@ -81,9 +83,6 @@ impl Node {
             id: options.id.0,
             election_tick: options.election_ticks,
             heartbeat_tick: 1,
-            // One possible value: raft-rs's own draw cannot differ from run to run.
-            min_election_tick: options.election_ticks,
-            max_election_tick: options.election_ticks + 1,
             applied: options.applied.0,
             max_size_per_msg: limits::RAFT_MESSAGE_BYTES_MAX,
             max_inflight_msgs: limits::RAFT_INFLIGHT_MAX,
@@ -100,22 +99,24 @@ impl Node {
             election_ticks: options.election_ticks,
             seed: options.seed,
             draws: 0,
+            drawn_for: None,
             timeout: 0,
         };
         node.draw_timeout();
         node
     }
 
-    /// raft-rs resets its election timeout (to the pinned value) whenever its role or term
-    /// changes; give it one of ours whenever it did.
+    /// raft-rs draws a new election timeout from the thread's random numbers whenever its role
+    /// or term changes. After each call it is given ours, drawn anew at the same occasions.
     fn draw_timeout(&mut self) {
-        if self.raw.raft.randomized_election_timeout() == self.timeout {
-            return;
+        let drawn_for = (self.raw.raft.term, self.raw.raft.state);
+        if self.drawn_for != Some(drawn_for) {
+            self.drawn_for = Some(drawn_for);
+            self.draws += 1;
+            let mut hasher = DefaultHasher::new();
+            (self.seed, self.id.0, self.draws).hash(&mut hasher);
+            self.timeout = self.election_ticks + (hasher.finish() as usize) % self.election_ticks;
         }
-        self.draws += 1;
-        let mut hasher = DefaultHasher::new();
-        (self.seed, self.id.0, self.draws).hash(&mut hasher);
-        self.timeout = self.election_ticks + (hasher.finish() as usize) % self.election_ticks;
         self.raw.raft.set_randomized_election_timeout(self.timeout);
     }
 

@@ -20,6 +20,8 @@ use super::lease_loop::LeaseInput;
 use super::node_loop::{Fatal, Input, ORIGIN_BYTES};
 use super::status::Status;
 use crate::apply::{Reply, State};
+use super::history;
+use super::stopped;
 use crate::env::{Clock, Disk, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
@@ -74,7 +76,7 @@ pub(crate) enum Query {
 
 pub(super) struct Parts<E: Env> {
     pub env: E,
-    pub state: State<<E::Disk as Disk>::File>,
+    pub state: State,
     pub store_path: PathBuf,
     pub incoming_path: PathBuf,
     pub store_options: store::Options,
@@ -91,12 +93,17 @@ pub(super) struct Parts<E: Env> {
     pub warning_duration: Duration,
 }
 
-type Flushed = std::result::Result<FlushOutcome, StoreError>;
+/// What the store's disk did to us: this node must not go on.
+fn fatal(error: impl std::fmt::Display) -> Fatal {
+    format!("the store failed: {error}")
+}
+
+type Flush = Pin<Box<dyn Future<Output = FlushOutcome> + Send>>;
 
 /// See the module.
 pub(super) struct ApplyLoop<E: Env> {
     parts: Parts<E>,
-    flush: Option<Pin<Box<dyn Future<Output = Flushed> + Send>>>,
+    flush: Option<Flush>,
     /// When the oldest unflushed entry was applied.
     unflushed_since: Option<Duration>,
     /// Somebody waits for a flush.
@@ -112,7 +119,7 @@ pub(super) struct ApplyLoop<E: Env> {
 impl<E: Env> ApplyLoop<E> {
     pub(super) fn new(parts: Parts<E>) -> ApplyLoop<E> {
         ApplyLoop {
-            compacting: parts.state.store.compaction_pending(),
+            compacting: parts.state.store.is_compacting(),
             parts,
             flush: None,
             unflushed_since: None,
@@ -130,12 +137,13 @@ impl<E: Env> ApplyLoop<E> {
         let mut pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
         let mut age = Box::pin(env.clock().sleep(FLUSH_AGE));
         loop {
-            self.start_flush();
-            let has_room = self.parts.state.store.pending_bytes() < UNFLUSHED_BYTES_MAX;
+            self.start_flush()?;
+            let unflushed = self.parts.state.store.pending().map_err(fatal)?;
+            let has_room = unflushed.bytes < UNFLUSHED_BYTES_MAX;
             tokio::select! {
                 biased;
                 // Entries not applied now are applied at the next start.
-                _ = self.parts.stopping.wait_for(|&stopping| stopping) => break,
+                () = stopped(&mut self.parts.stopping) => break,
                 // Frees memory, and snapshots wait for it.
                 flushed = poll_flush(&mut self.flush) => self.finish_flush(flushed).await?,
                 // Clients wait for these.
@@ -149,7 +157,7 @@ impl<E: Env> ApplyLoop<E> {
                 },
                 () = &mut age => age = Box::pin(env.clock().sleep(FLUSH_AGE)),
                 () = &mut pace, if self.compacting => {
-                    self.compact_step();
+                    self.compact_step()?;
                     pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
                 }
             }
@@ -159,13 +167,18 @@ impl<E: Env> ApplyLoop<E> {
 
     /// A last flush makes the next start quick; without it nothing is lost.
     async fn close(mut self) -> std::result::Result<(), Fatal> {
-        if let Some(flush) = self.flush.take() {
-            let outcome = flush.await.map_err(|error| error.to_string())?;
-            self.parts.state.store.finish_flush(outcome);
+        self.finish_flush_under_way().await?;
+        if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)? {
+            let outcome = self.parts.env.blocking(move || job.run()).await;
+            self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
         }
-        if let Some(job) = self.parts.state.store.begin_flush() {
-            let flushed = self.parts.env.blocking(move || job.run()).await;
-            self.parts.state.store.finish_flush(flushed.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    async fn finish_flush_under_way(&mut self) -> std::result::Result<(), Fatal> {
+        if let Some(flush) = self.flush.take() {
+            let outcome = flush.await;
+            self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
         }
         Ok(())
     }
@@ -192,9 +205,10 @@ impl<E: Env> ApplyLoop<E> {
             if command.is_none() {
                 for_leases.push(LeaseInput::Term(entry.term));
             }
-            let outcome = self.parts.state.apply(entry.index, entry.term, command);
-            let changed = outcome.finished.into_iter().filter(|one| !one.changes.is_empty());
-            for_hub.extend(changed.map(|finished| HubInput::Changed(Arc::new(finished.into()))));
+            let applied = self.parts.state.apply(entry.index, entry.term, command);
+            let outcome = applied.map_err(fatal)?;
+            let events = outcome.finished.into_iter().map(history::finished);
+            for_hub.extend(events.map(|events| HubInput::Changed(Arc::new(events))));
             for_leases.extend(outcome.leases.into_iter().map(LeaseInput::Changed));
             members_changed |= outcome.members_changed;
             if let Some(revision) = outcome.compacted {
@@ -267,45 +281,47 @@ impl<E: Env> ApplyLoop<E> {
 
     // ---- flush ----
 
-    fn start_flush(&mut self) {
+    fn start_flush(&mut self) -> std::result::Result<(), Fatal> {
         if self.flush.is_some() {
-            return;
+            return Ok(());
         }
         let store = &mut self.parts.state.store;
         let now = self.parts.env.clock().now();
         let old = self.unflushed_since.is_some_and(|since| now >= since + FLUSH_AGE);
-        let large = store.pending_bytes() >= FLUSH_BYTES
-            || store.pending_records() as u64 >= self.parts.flush_entries;
+        let unflushed = store.pending().map_err(fatal)?;
+        let large = unflushed.bytes >= FLUSH_BYTES
+            || unflushed.entries as u64 >= self.parts.flush_entries;
         if !(self.flush_wanted || old || large) {
-            return;
+            return Ok(());
         }
-        let Some(job) = store.begin_flush() else {
+        let Some(job) = store.begin_flush().map_err(fatal)? else {
             // Nothing to flush: whoever waits for one has it.
             self.flush_wanted = false;
             self.unflushed_since = None;
-            self.after_flush();
-            return;
+            return self.after_flush();
         };
         self.flush_wanted = false;
         self.unflushed_since = None;
         self.flush = Some(Box::pin(self.parts.env.blocking(move || job.run())));
+        Ok(())
     }
 
-    async fn finish_flush(&mut self, flushed: Flushed) -> std::result::Result<(), Fatal> {
-        let outcome = flushed.map_err(|error| format!("the store cannot be written: {error}"))?;
-        let applied = self.parts.state.store.finish_flush(outcome);
-        self.after_flush();
+    async fn finish_flush(&mut self, outcome: FlushOutcome) -> std::result::Result<(), Fatal> {
+        let store = &mut self.parts.state.store;
+        store.finish_flush(outcome).map_err(fatal)?;
+        let (applied, _) = store.flushed().map_err(fatal)?;
+        self.after_flush()?;
         let _ = self.parts.node.send(Input::Flushed(applied)).await;
         Ok(())
     }
 
     /// Serves those who waited for a flush that holds all that is applied.
-    fn after_flush(&mut self) {
+    fn after_flush(&mut self) -> std::result::Result<(), Fatal> {
         let store = &self.parts.state.store;
-        if store.pending_records() > 0 || store.pending_bytes() > 0 {
+        if store.applied() != store.flushed().map_err(fatal)? {
             // More was applied meanwhile: only another flush holds that too.
             self.flush_wanted |= self.is_awaited();
-            return;
+            return Ok(());
         }
         if !self.compacting {
             for (_, reply) in self.physical.drain(..) {
@@ -326,6 +342,7 @@ impl<E: Env> ApplyLoop<E> {
                 let _ = self.parts.node.try_send(Input::SnapshotPrepared { to, at, source });
             }
         }
+        Ok(())
     }
 
     fn is_awaited(&self) -> bool {
@@ -337,31 +354,28 @@ impl<E: Env> ApplyLoop<E> {
 
     // ---- compaction ----
 
-    fn compact_step(&mut self) {
-        let progress = self.parts.state.store.compact_step(self.parts.compaction_batch);
+    fn compact_step(&mut self) -> std::result::Result<(), Fatal> {
+        let store = &mut self.parts.state.store;
+        let progress = store.compact_step(self.parts.compaction_batch).map_err(fatal)?;
         self.unflushed_since.get_or_insert(self.parts.env.clock().now());
         if progress.done {
             self.compacting = false;
-            tracing::info!(
-                "compact-revision" = self.parts.state.store.compacted().0,
-                "finished scheduled compaction"
-            );
+            let revision = self.parts.state.store.reader().compacted().map_err(fatal)?;
+            tracing::info!("compact-revision" = revision.0, "finished scheduled compaction");
             self.flush_wanted |= !self.physical.is_empty();
         }
+        Ok(())
     }
 
     // ---- snapshot from the leader ----
 
     /// The received store takes the place of ours, on disk and for all readers.
     async fn install(&mut self) -> std::result::Result<(), Fatal> {
-        if let Some(flush) = self.flush.take() {
-            let outcome = flush.await.map_err(|error| error.to_string())?;
-            self.parts.state.store.finish_flush(outcome);
-        }
+        self.finish_flush_under_way().await?;
         let env = self.parts.env.clone();
         let disk = env.disk().clone();
         let (from, to) = (self.parts.incoming_path.clone(), self.parts.store_path.clone());
-        let options = self.parts.store_options.clone();
+        let options = self.parts.store_options;
         let opened = env.blocking(move || -> std::result::Result<_, StoreError> {
             disk.rename(&from, &to)?;
             if let Some(directory) = to.parent() {
@@ -371,14 +385,13 @@ impl<E: Env> ApplyLoop<E> {
         });
         let (store, restored) =
             opened.await.map_err(|error| format!("the leader's snapshot: {error}"))?;
-        let store = self.parts.state.store.replaced_by(store);
-        self.parts.state = State::restore(store, &restored)
-            .map_err(|error| format!("the leader's snapshot: {error}"))?;
+        self.parts.state.store.replace(store).map_err(fatal)?;
+        self.parts.state.reload(&restored).map_err(fatal)?;
         self.unflushed_since = None;
-        self.compacting = self.parts.state.store.compaction_pending();
+        self.compacting = self.parts.state.store.is_compacting();
         self.publish(true);
-        let store = &self.parts.state.store;
-        let restored = HubInput::Restored { revision: store.revision(), compacted: store.compacted() };
+        let restored =
+            HubInput::Restored { revision: restored.revision, compacted: restored.compacted };
         let _ = self.parts.hub.send(restored).await;
         let _ = self.parts.leases.send(LeaseInput::Restored(self.parts.state.lease_list())).await;
         let _ = self.parts.node.send(Input::SnapshotInstalled).await;
@@ -386,7 +399,7 @@ impl<E: Env> ApplyLoop<E> {
     }
 }
 
-fn snapshot_source<F: crate::env::File>(store: &Store<F>) -> Option<SnapshotSource> {
+fn snapshot_source(store: &Store) -> Option<SnapshotSource> {
     match store.snapshot_source() {
         Ok(source) => Some(source),
         Err(error) => {
@@ -414,7 +427,7 @@ fn decode(entry: &Committed) -> std::result::Result<Option<Command>, Fatal> {
     Ok(Some(command))
 }
 
-async fn poll_flush(flush: &mut Option<Pin<Box<dyn Future<Output = Flushed> + Send>>>) -> Flushed {
+async fn poll_flush(flush: &mut Option<Flush>) -> FlushOutcome {
     match flush {
         Some(future) => {
             let result = future.await;

@@ -9,6 +9,7 @@
 //! at the next sample; history that is compacted already counts as done.
 
 use super::handle::Handle;
+use super::stopped;
 use crate::env::{Clock, Env};
 use crate::proto::etcdserverpb::CompactionRequest;
 use crate::types::{Error, Revision};
@@ -88,11 +89,11 @@ pub(super) async fn run<E: Env>(
     loop {
         tokio::select! {
             biased;
-            _ = stopping.wait_for(|&stopping| stopping) => return,
+            () = stopped(&mut stopping) => return,
             () = env.clock().sleep(policy.interval()) => {}
         }
         let leading = handle.status().leadership().leading;
-        let Some(revision) = policy.sample(handle.reader().revision(), leading) else { continue };
+        let Some(revision) = policy.sample(handle.revision(), leading) else { continue };
         tracing::info!(revision = revision.0, "starting auto compaction");
         let request = CompactionRequest { revision: revision.0, physical: false };
         match handle.compact(request).await {

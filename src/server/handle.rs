@@ -9,6 +9,7 @@ use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
 use super::node_loop::{Input, ORIGIN_BYTES, Proposal};
 use super::peer_calls;
+use super::snapshots::{self, Chunk};
 use super::status::Status;
 use super::validate::{self, cost};
 use crate::apply::{self, Reply};
@@ -20,10 +21,10 @@ use crate::proto::etcdserverpb::{
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, alarm_request::AlarmAction,
 };
 use crate::proto::log::{Command, LeaseRevoke, command::Request};
-use crate::store::{Reader, SnapshotSource};
+use crate::store::{HashKv, RangeChunk, RangeStream, ReadError, Reader, Sizes, SnapshotSource};
 use crate::transport::TransportHandle;
 use crate::types::{ClusterId, Error, LeaseId, MemberId, Result, Revision, limits};
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -48,6 +49,9 @@ pub struct Settings {
 /// Time, boxed so that the handle needs no generics.
 type Timer = Arc<dyn Fn(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// Told that the store's disk failed or gave back what was never written: the node must stop.
+pub(super) type Damage = Arc<dyn Fn(String) + Send + Sync>;
+
 struct Inner {
     settings: Settings,
     node: mpsc::Sender<Input>,
@@ -57,12 +61,20 @@ struct Inner {
     status: Arc<Status>,
     reader: Reader,
     transport: TransportHandle,
+    damage: Damage,
+    spawn: Spawner,
+    read_chunks: ChunkReader,
     now: Arc<dyn Fn() -> Duration + Send + Sync>,
     sleep: Timer,
     next_id: AtomicU64,
     next_stream: AtomicU64,
     lease_ids: AtomicU64,
 }
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Spawner = Arc<dyn Fn(Task) + Send + Sync>;
+type Chunks = mpsc::Receiver<std::result::Result<Chunk, String>>;
+type ChunkReader = Arc<dyn Fn(SnapshotSource) -> Chunks + Send + Sync>;
 
 /// See the module.
 #[derive(Clone)]
@@ -84,8 +96,10 @@ impl Handle {
         status: Arc<Status>,
         reader: Reader,
         transport: TransportHandle,
+        damage: Damage,
     ) -> Handle {
         let (for_now, for_sleep) = (env.clone(), env.clone());
+        let (for_spawn, for_chunks) = (env.clone(), env.clone());
         // etcd's layout: two bytes of the member, five of the time, one counter. It keeps ids
         // of different members and of restarts apart.
         let millis = env.clock().wall().duration_since(std::time::UNIX_EPOCH);
@@ -100,6 +114,9 @@ impl Handle {
             status,
             reader,
             transport,
+            damage,
+            spawn: Arc::new(move |task| for_spawn.spawn(task)),
+            read_chunks: Arc::new(move |source| snapshots::read(&for_chunks, source)),
             now: Arc::new(move || for_now.clock().now()),
             sleep: Arc::new(move |duration| Box::pin(for_sleep.clock().sleep(duration))),
             next_id: AtomicU64::new(env.random()),
@@ -118,9 +135,31 @@ impl Handle {
         &self.0.status
     }
 
-    /// The store, for reading.
-    pub fn reader(&self) -> &Reader {
-        &self.0.reader
+    /// The store's revision now.
+    pub fn revision(&self) -> Revision {
+        self.read(self.0.reader.revision()).unwrap_or_default()
+    }
+
+    /// How big the store is.
+    pub fn sizes(&self) -> Sizes {
+        self.read(self.0.reader.sizes()).unwrap_or_default()
+    }
+
+    /// Takes a reading of the store apart: a refusal is the client's affair, a failure the end
+    /// of this node.
+    fn read<T, F: Into<ReadError>>(&self, result: std::result::Result<T, F>) -> Result<T> {
+        result.map_err(|error| match error.into() {
+            ReadError::Refused(error) => error,
+            ReadError::Failed(error) => {
+                (self.0.damage)(error.to_string());
+                Error::Stopped
+            }
+        })
+    }
+
+    /// Runs a task on the server's environment.
+    pub(crate) fn spawn(&self, task: Task) {
+        (self.0.spawn)(task);
     }
 
     /// How long a request may take.
@@ -193,7 +232,7 @@ impl Handle {
         if !request.serializable {
             self.read_index().await?;
         }
-        let found = self.0.reader.range(&apply::range_query(request))?;
+        let found = self.read(self.0.reader.range(&apply::range_query(request)))?;
         Ok(RangeResponse {
             header: apply::header(found.revision),
             kvs: found.kvs,
@@ -202,10 +241,19 @@ impl Handle {
         })
     }
 
-    /// Checks a streamed read and makes its start linearizable.
-    pub async fn start_range_stream(&self, request: &RangeRequest) -> Result<()> {
+    /// Reads pairs piece by piece, all at one revision.
+    pub(crate) async fn range_stream(&self, request: &RangeRequest) -> Result<RangePieces> {
         validate::range_stream(request)?;
-        if request.serializable { Ok(()) } else { self.read_index().await }
+        if !request.serializable {
+            self.read_index().await?;
+        }
+        let stream = self.read(self.0.reader.stream(apply::range_query(request)))?;
+        Ok(RangePieces {
+            handle: self.clone(),
+            stream,
+            keys: FIRST_PIECE_KEYS,
+            bytes_aim: self.0.settings.request_bytes_max,
+        })
     }
 
     /// Writes a pair.
@@ -234,7 +282,7 @@ impl Handle {
             if !validate::is_serializable(&request) {
                 self.read_index().await?;
             }
-            return apply::read_only_txn(&self.0.reader.pin(), &request);
+            return self.read(apply::read_only_txn(&self.0.reader.read(), &request));
         }
         self.check_quota(cost::txn(&request)).await?;
         match self.propose(Request::Txn(request)).await? {
@@ -266,14 +314,15 @@ impl Handle {
             return Err(Error::NoSpace);
         }
         let Some(quota) = self.0.settings.quota_bytes else { return Ok(()) };
-        if self.0.reader.sizes().live_bytes + cost as u64 <= quota {
+        let live_bytes = self.sizes().retained_bytes;
+        if live_bytes + (cost as u64) < quota {
             return Ok(());
         }
         let raised = self.0.status.alarms().is_raised(AlarmType::Nospace);
         if !raised {
             tracing::warn!(
                 "quota-size-bytes" = quota,
-                "live-bytes" = self.0.reader.sizes().live_bytes,
+                "live-bytes" = live_bytes,
                 "database space exceeded: raising the NOSPACE alarm; compact and delete, then disarm it"
             );
             self.alarm(AlarmRequest {
@@ -464,6 +513,22 @@ impl Handle {
         self.ask(Query::Defragment).await
     }
 
+    /// CRC-32C of the keys at a revision, as etcd computes it; 0 = the current one.
+    pub async fn hash_kv(&self, revision: Revision) -> Result<HashKv> {
+        self.read_index().await?;
+        self.read(self.0.reader.hash_kv(revision))
+    }
+
+    /// CRC-32C of the whole replicated state.
+    pub fn hash(&self) -> Result<u32> {
+        self.read(self.0.reader.hash())
+    }
+
+    /// The pieces of a snapshot, read as fast as they are taken.
+    pub(crate) fn snapshot_chunks(&self, source: SnapshotSource) -> Chunks {
+        (self.0.read_chunks)(source)
+    }
+
     // ---- watch ----
 
     pub(crate) fn next_stream_id(&self) -> u64 {
@@ -494,3 +559,33 @@ impl Handle {
     }
 }
 
+
+/// Pairs in the first piece of a streamed range.
+const FIRST_PIECE_KEYS: usize = 10;
+
+/// A range in pieces that grow and shrink towards the size of the largest request.
+pub(crate) struct RangePieces {
+    handle: Handle,
+    stream: RangeStream,
+    keys: usize,
+    bytes_aim: usize,
+}
+
+impl RangePieces {
+    /// The next piece; `None` behind the last one.
+    pub(crate) fn next(&mut self) -> Result<Option<RangeChunk>> {
+        let piece = self.handle.read(self.stream.next(self.keys))?;
+        if let Some(piece) = &piece {
+            let bytes: usize = piece.kvs.iter().map(Bytes::len).sum();
+            if bytes < self.bytes_aim / 2 {
+                self.keys = (self.keys * 2).min(PIECE_KEYS_MAX);
+            } else if bytes > self.bytes_aim * 2 {
+                self.keys = (self.keys / 2).max(1);
+            }
+        }
+        Ok(piece)
+    }
+}
+
+/// Pairs in any piece of a streamed range.
+const PIECE_KEYS_MAX: usize = 100_000;

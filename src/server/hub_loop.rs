@@ -1,9 +1,11 @@
 //! The loop that feeds the watch hub: changes from the apply loop and requests from clients come
 //! in by one queue, so a watch created after a write was acknowledged is created after its event.
 
+use super::history::StoreHistory;
+use super::stopped;
 use crate::env::{Clock, Env};
 use crate::proto::etcdserverpb::WatchRequest;
-use crate::store::Reader;
+use crate::store::StoreError;
 use crate::types::Revision;
 use crate::watch::{Hub, HubOptions, RevisionEvents, StreamId, StreamQueue};
 use std::sync::Arc;
@@ -35,7 +37,7 @@ pub(crate) enum HubInput {
 pub(super) struct HubLoop<E: Env> {
     pub env: E,
     pub hub: Hub,
-    pub reader: Reader,
+    pub history: StoreHistory,
     pub inputs: mpsc::Receiver<HubInput>,
     pub progress_interval: Duration,
     pub stopping: watch::Receiver<bool>,
@@ -44,15 +46,16 @@ pub(super) struct HubLoop<E: Env> {
 impl<E: Env> HubLoop<E> {
     pub(super) fn new(
         env: E,
-        reader: Reader,
+        history: StoreHistory,
         inputs: mpsc::Receiver<HubInput>,
         progress_interval: Duration,
         fragment_bytes: usize,
         stopping: watch::Receiver<bool>,
-    ) -> HubLoop<E> {
+    ) -> Result<HubLoop<E>, StoreError> {
         let options = HubOptions { fragment_bytes, ..HubOptions::default() };
-        let hub = Hub::new(reader.revision(), reader.compacted(), options);
-        HubLoop { env, hub, reader, inputs, progress_interval, stopping }
+        let (revision, compacted) = (history.reader.revision()?, history.reader.compacted()?);
+        let hub = Hub::new(revision, compacted, options);
+        Ok(HubLoop { env, hub, history, inputs, progress_interval, stopping })
     }
 
     pub(super) async fn run(mut self) {
@@ -64,7 +67,7 @@ impl<E: Env> HubLoop<E> {
             let tick = wake.map(|wake| clock.sleep(wake.saturating_sub(clock.now())));
             tokio::select! {
                 biased;
-                _ = self.stopping.wait_for(|&stopping| stopping) => return,
+                () = stopped(&mut self.stopping) => return,
                 // What happened comes before reading what happened long ago.
                 input = self.inputs.recv() => {
                     let Some(input) = input else { return };
@@ -81,14 +84,14 @@ impl<E: Env> HubLoop<E> {
                 }
                 () = std::future::ready(()), if more => {}
             }
-            more = self.hub.catch_up(&self.reader, CATCH_UP_BUDGET);
+            more = self.hub.catch_up(&self.history, CATCH_UP_BUDGET);
         }
     }
 
     fn take(&mut self, input: HubInput) {
         match input {
             HubInput::Batch(inputs) => inputs.into_iter().for_each(|input| self.take(input)),
-            HubInput::Changed(changes) => self.hub.apply(changes, &self.reader),
+            HubInput::Changed(changes) => self.hub.apply(changes, &self.history),
             HubInput::Compacted(revision) => self.hub.compacted(revision),
             HubInput::Restored { revision, compacted } => self.hub.restored(revision, compacted),
             HubInput::Open(id, reply) => {

@@ -7,6 +7,7 @@
 
 use super::handle::Handle;
 use crate::apply::LeaseChange;
+use super::stopped;
 use crate::env::{Clock, Env};
 use crate::lease::{Deadlines, Renewal};
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest};
@@ -66,7 +67,7 @@ impl<E: Env> LeaseLoop<E> {
             let sleep = self.sleep_until(wake);
             tokio::select! {
                 biased;
-                _ = self.stopping.wait_for(|&stopping| stopping) => return,
+                () = stopped(&mut self.stopping) => return,
                 // A deposed leader must stop before it looks at its clock again.
                 changed = self.leadership.changed() => if changed.is_err() { return },
                 input = self.inputs.recv() => {

@@ -117,7 +117,7 @@ impl Server {
             peer_listeners.push(bound.map_err(|error| StartError::listen(url, &error))?);
         }
         let opened = open::open(&env, config).await?;
-        let open::Opened { identity, state, wal, log, lock, paths, store_options } = opened;
+        let open::Opened { identity, state, wal, log, lock, files, store_options } = opened;
 
         let (stop, _) = watch::channel(false);
         let (fatal_in, fatal) = watch::channel(None);
@@ -172,7 +172,7 @@ impl Server {
         let (failed_stop, failed) = (stop.clone(), move |reason: String| {
             failed.send_if_modified(|first| first.get_or_insert(reason.clone()) == &reason);
         });
-        let on_damage = Arc::new(move |reason: String| {
+        let damage: handle::Damage = Arc::new(move |reason: String| {
             failed(reason);
             failed_stop.send_replace(true);
         });
@@ -183,7 +183,7 @@ impl Server {
             status.clone(),
             reader.clone(),
             transport.clone(),
-            on_damage,
+            damage.clone(),
         );
 
         let mut deadlines = Deadlines::default();
@@ -225,18 +225,19 @@ impl Server {
         });
         let hub_loop = hub_loop::HubLoop::new(
             env.clone(),
-            reader,
+            history::StoreHistory { reader, damage },
             hub_inputs,
             config.watch_progress_notify_interval,
             config.max_request_bytes + limits::REQUEST_OVERHEAD_BYTES,
             starter.stopping(),
-        );
+        )
+        .map_err(|error| StartError::Torn(error.to_string()))?;
         let apply_loop = apply_loop::ApplyLoop::new(apply_loop::Parts {
             env: env.clone(),
             state,
-            store_path: paths.store.clone(),
-            incoming_path: paths.incoming.clone(),
-            store_options: store_options.clone(),
+            store_path: files.store.clone(),
+            incoming_path: files.incoming.clone(),
+            store_options,
             inputs: apply_inputs,
             queries,
             node: node_in.clone(),
@@ -277,11 +278,11 @@ impl Server {
         ));
         starter.run_plain(stop_with(
             starter.stopping(),
-            snapshots::receive_all(env.clone(), incoming, paths.incoming, store_options, node_in),
+            snapshots::receive_all(env.clone(), incoming, files.incoming, store_options, node_in),
         ));
         starter.run_plain(disk_watch::run(
             env.clone(),
-            vec![paths.store, paths.wal],
+            vec![files.store, files.wal],
             status.clone(),
             starter.stopping(),
         ));
@@ -367,10 +368,15 @@ impl Server {
     }
 }
 
+/// Ends when the server is told to stop, or is gone.
+pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|&stopping| stopping).await;
+}
+
 async fn stop_with(mut stopping: watch::Receiver<bool>, task: impl Future<Output = ()>) {
     tokio::select! {
         biased;
-        _ = stopping.wait_for(|&stopping| stopping) => {}
+        () = stopped(&mut stopping) => {}
         () = task => {}
     }
 }

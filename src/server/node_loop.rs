@@ -22,6 +22,7 @@
 
 use super::apply_loop::{Answer, ApplyInput, Committed};
 use super::status::Status;
+use super::stopped;
 use crate::env::{Clock, Env};
 use crate::raft::{Effects, Entry, Leadership, Message, MessageType, Node, Persist, Read};
 use crate::store::SnapshotSource;
@@ -227,7 +228,6 @@ pub(super) struct NodeLoop<E: Env> {
     snapshots: mpsc::Sender<OutgoingSnapshot>,
     stopping: watch::Receiver<bool>,
     tick: Duration,
-    election: Duration,
     timeout: Duration,
     catchup_entries: u64,
 
@@ -287,7 +287,6 @@ impl<E: Env> NodeLoop<E> {
             snapshots: parts.snapshots,
             stopping: parts.stopping,
             tick: parts.tick,
-            election: parts.election,
             timeout: limits::request_timeout(parts.election),
             catchup_entries: parts.catchup_entries,
             published: Leadership::default(),
@@ -325,7 +324,7 @@ impl<E: Env> NodeLoop<E> {
             tokio::select! {
                 biased;
                 // Stopping outranks work that will not be finished.
-                _ = self.stopping.wait_for(|&stopping| stopping) => break,
+                () = stopped(&mut self.stopping) => break,
                 // Others wait for what was just written.
                 finished = poll_job(&mut self.job) => self.finish_job(finished)?,
                 // Before the queue, so that load cannot hold up heartbeats and timeouts.
@@ -535,7 +534,8 @@ impl<E: Env> NodeLoop<E> {
         if leader == MemberId(0) || leader == self.id {
             return Error::Timeout;
         }
-        let connected = self.transport.connected_since(leader);
+        let peers = self.transport.peers();
+        let connected = peers.iter().find(|peer| peer.id == leader).and_then(|p| p.connected_since);
         if connected.is_none_or(|since| since > started) {
             return Error::TimeoutConnectionLost;
         }
@@ -589,7 +589,7 @@ impl<E: Env> NodeLoop<E> {
     // ---- messages ----
 
     fn take_message(&mut self, from: MemberId, payload: &Bytes) {
-        let message = match protobuf::parse_from_carllerche_bytes::<Message>(payload) {
+        let message = match Message::parse_from_carllerche_bytes(payload) {
             Ok(message) if message.from == from.0 && message.to == self.id.0 => message,
             Ok(message) => {
                 tracing::warn!(

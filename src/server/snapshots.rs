@@ -13,10 +13,11 @@
 use super::node_loop::{Input, OutgoingSnapshot};
 use crate::env::{Disk, Env};
 use crate::raft::Message;
-use crate::store::{SnapshotSink, SnapshotSource};
+use crate::store::{Options, SnapshotSink, SnapshotSource};
 use crate::transport::{IncomingSnapshot, SnapshotPiece, TransportHandle};
 use crate::types::MemberId;
 use bytes::Bytes;
+use protobuf::Message as _;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, oneshot};
 
@@ -112,11 +113,11 @@ pub(super) async fn receive_all<E: Env>(
     env: E,
     mut incoming: mpsc::Receiver<(MemberId, IncomingSnapshot)>,
     path: PathBuf,
-    cache_bytes: usize,
+    options: Options,
     node: mpsc::Sender<Input>,
 ) {
     while let Some((from, mut snapshot)) = incoming.recv().await {
-        match receive_one(&env, from, &mut snapshot, &path, cache_bytes, &node).await {
+        match receive_one(&env, from, &mut snapshot, &path, options, &node).await {
             Ok(installed) => {
                 tracing::info!("remote-peer-id" = %from, installed, "received database snapshot");
                 snapshot.accept();
@@ -135,10 +136,10 @@ async fn receive_one<E: Env>(
     from: MemberId,
     snapshot: &mut IncomingSnapshot,
     path: &Path,
-    cache_bytes: usize,
+    options: Options,
     node: &mpsc::Sender<Input>,
 ) -> Result<bool, String> {
-    let message = protobuf::parse_from_carllerche_bytes::<Message>(snapshot.header())
+    let message = Message::parse_from_carllerche_bytes(snapshot.header())
         .map_err(|error| format!("its header cannot be read: {error}"))?;
     if message.from != from.0 {
         return Err("its header names another sender".to_owned());
@@ -146,13 +147,13 @@ async fn receive_one<E: Env>(
     let (disk, file) = (env.disk().clone(), path.to_owned());
     let created = env.blocking(move || {
         let file = disk.create(&file).map_err(|error| error.to_string())?;
-        SnapshotSink::create(file, cache_bytes).map_err(|error| error.to_string())
+        SnapshotSink::create(file, options).map_err(|error| error.to_string())
     });
     let mut sink = created.await?;
     while let Some(chunk) = snapshot.next().await.map_err(|error| error.to_string())? {
         let (back, written) = env
             .blocking(move || {
-                let written = sink.write(&chunk);
+                let written = sink.push(&chunk);
                 (sink, written)
             })
             .await;

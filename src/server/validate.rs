@@ -148,13 +148,6 @@ fn changed_once(ops: &[RequestOp]) -> Result<Changed> {
     Ok(changed)
 }
 
-/// Whether a transaction can only read. A nested transaction counts as a write, whatever it
-/// holds.
-pub fn is_read_only(request: &TxnRequest) -> bool {
-    let mut ops = request.success.iter().chain(&request.failure);
-    ops.all(|op| matches!(op.request, Some(Request::RequestRange(_))))
-}
-
 /// Whether a read-only transaction may be answered from local state: all its reads are
 /// serializable. True of an empty one.
 pub fn is_serializable(request: &TxnRequest) -> bool {
@@ -255,12 +248,10 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_ranges_read_only() {
+    fn an_empty_transaction_needs_nobody() {
         let range = || op(Request::RequestRange(RangeRequest { key: "a".into(), ..RangeRequest::default() }));
         let request = |success| TxnRequest { success, ..TxnRequest::default() };
-        assert!(is_read_only(&request(vec![range()])));
-        assert!(!is_read_only(&request(vec![nested(vec![], vec![])])));
-        assert!(is_read_only(&request(vec![])) && is_serializable(&request(vec![])));
+        assert!(is_serializable(&request(vec![])));
         assert!(!is_serializable(&request(vec![range()])));
     }
 

@@ -6,6 +6,7 @@
 mod error;
 mod key_range;
 pub mod limits;
+pub mod version;
 
 pub use error::{Error, Result};
 pub use key_range::KeyRange;

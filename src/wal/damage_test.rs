@@ -2,8 +2,8 @@
 
 use super::fault_disk::FaultDisk;
 use super::model::Model;
-use super::{Batch, Identity, Recovered, Wal, WalError, WalOptions};
-use crate::types::{ClusterId, Index, MemberId};
+use super::{Batch, Identity, LogEntry, Recovered, Wal, WalError, WalOptions};
+use crate::types::{ClusterId, Index, MemberId, Term};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -231,6 +231,46 @@ fn a_segment_of_another_life_is_found() {
     assert_corrupt(&disk, options[0], &paths[1], 0);
 }
 
+/// Synced entries 1 to 9 of term 1, three in a segment, each with this byte as data.
+fn uniform(byte: u8) -> BTreeMap<PathBuf, Vec<u8>> {
+    let options = WalOptions { segment_bytes: 1024 };
+    let disk = FaultDisk::default();
+    let mut wal = Wal::create(disk.clone(), Path::new(DIRECTORY), IDENTITY, options).unwrap();
+    for index in 1..=9 {
+        let data = vec![byte; 200].into();
+        let entry = LogEntry { index: Index(index), term: Term(1), kind: 0, data };
+        wal.append(&Batch { entries: vec![entry], hard_state: None, sync: true }).unwrap();
+    }
+    disk.files()
+}
+
+/// Offset, number and seed are right, only the frame before was another one.
+#[test]
+fn a_frame_of_another_history_is_found() {
+    let options = WalOptions { segment_bytes: 1024 };
+    let (mut files, other) = (uniform(1), uniform(2));
+    let first = files.keys().next().unwrap().clone();
+    files.get_mut(&first).unwrap()[384..640].copy_from_slice(&other[&first][384..640]);
+    assert_corrupt(&FaultDisk::with_files(&files), options, &first, 384);
+
+    // In the newest segment, where the last frame vouches for the one before. The seeds of the
+    // two histories differ by now.
+    let mut files = uniform(1);
+    let newest = files.keys().next_back().unwrap().clone();
+    files.get_mut(&newest).unwrap()[384..640].copy_from_slice(&other[&newest][384..640]);
+    assert_corrupt(&FaultDisk::with_files(&files), options, &newest, 384);
+}
+
+/// Indexes, terms and frame numbers are right, only the data was another.
+#[test]
+fn a_segment_of_another_history_is_found() {
+    let options = WalOptions { segment_bytes: 1024 };
+    let (mut files, other) = (uniform(1), uniform(2));
+    let paths: Vec<_> = files.keys().cloned().collect();
+    files.insert(paths[0].clone(), other[&paths[0]].clone());
+    assert_corrupt(&FaultDisk::with_files(&files), options, &paths[1], 0);
+}
+
 #[test]
 fn a_segment_of_another_member_is_found() {
     let (written, paths) = four_segments();
@@ -275,12 +315,7 @@ fn frames_inside_a_value_are_not_believed() {
         let mut wal = Wal::create(disk.clone(), Path::new(DIRECTORY), IDENTITY, options).unwrap();
         let mut data = vec![1; shift];
         data.extend_from_slice(&value);
-        let entry = super::LogEntry {
-            index: Index(1),
-            term: crate::types::Term(1),
-            kind: 0,
-            data: data.into(),
-        };
+        let entry = LogEntry { index: Index(1), term: Term(1), kind: 0, data: data.into() };
         wal.append(&Batch { entries: vec![entry], ..Batch::default() }).unwrap();
         drop(wal);
         let disk = FaultDisk::with_files(&disk.files());

@@ -28,7 +28,7 @@ pub struct FaultDisk(Arc<Mutex<State>>);
 pub struct Plan {
     /// At this step the power goes; the step itself may be done in part.
     pub power_cut_at: Option<u64>,
-    /// The first sync of a file from this step on fails.
+    /// The first sync of a file or directory from this step on fails.
     pub sync_error_after: Option<u64>,
     /// The first write to a file from this step on fails half way: the disk is full.
     pub full_write_after: Option<u64>,
@@ -66,7 +66,9 @@ enum Change {
 #[derive(Clone, Debug)]
 enum NameChange {
     Set(PathBuf, usize),
-    Rename(PathBuf, PathBuf),
+    /// From, to, and the file: a file system writes down which file it renames, so that a name
+    /// lost before does not make it another one.
+    Rename(PathBuf, PathBuf, usize),
     Remove(PathBuf),
 }
 
@@ -99,10 +101,9 @@ fn apply_name(names: &mut BTreeMap<PathBuf, usize>, change: &NameChange) {
         NameChange::Set(path, inode) => {
             names.insert(path.clone(), *inode);
         }
-        NameChange::Rename(from, to) => {
-            if let Some(inode) = names.remove(from) {
-                names.insert(to.clone(), inode);
-            }
+        NameChange::Rename(from, to, inode) => {
+            names.remove(from);
+            names.insert(to.clone(), *inode);
         }
         NameChange::Remove(path) => {
             names.remove(path);
@@ -307,10 +308,8 @@ impl Disk for FaultDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let state = &mut *self.state();
         state.step()?;
-        if !state.names.contains_key(from) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.name_change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        state.name_change(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
         state.done()
     }
 
@@ -344,8 +343,9 @@ impl Disk for FaultDisk {
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         let state = &mut *self.state();
-        if state.step()? {
-            return state.done();
+        let cut = state.step()?;
+        if cut || State::due(state.steps, &mut state.plan.sync_error_after) {
+            return Err(io::Error::other("the sync failed"));
         }
         // All tests keep to one directory, so its changes are all there are.
         if state.directories.contains(&directory.to_owned())
@@ -420,8 +420,10 @@ impl File for FaultFile {
             inode.changes.clear();
             return Err(io::Error::other("the sync failed"));
         }
-        inode.durable = inode.seen.clone();
-        inode.changes.clear();
+        // Not simply all that is seen: what a failed sync dropped stays dropped.
+        for change in std::mem::take(&mut inode.changes) {
+            apply(&mut inode.durable, &change);
+        }
         Ok(())
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn open<D: Disk>(
     keep_after: Index,
     options: WalOptions,
 ) -> Result<(Wal<D>, Recovered)> {
-    let (segments, temporary) = find_segments(&disk, directory)?;
+    let Files { mut segments, temporary } = find_files(&disk, directory)?;
     let first = segments.first().expect("a log has a segment");
     let identity = first.header.identity;
     let mut replay = Replay::new(keep_after, &first.header);
@@ -68,7 +68,7 @@ pub(super) fn open<D: Disk>(
     // From here on the log is known to be sound, and the disk may be changed.
     let cut = cut_tail(newest, progress.position, tail)?;
     settle(newest, &progress)?;
-    for path in &temporary {
+    if let Some(path) = &temporary {
         disk.remove(path).map_err(|error| WalError::io("remove", path, error))?;
     }
     // Also for the name of the newest segment, whose sync a crash may have prevented.
@@ -76,7 +76,6 @@ pub(super) fn open<D: Disk>(
         .map_err(|error| WalError::io("sync the directory", directory, error))?;
 
     let mut closed = VecDeque::new();
-    let mut segments = segments;
     let newest = segments.pop().expect("a log has a segment");
     for segment in segments {
         let bytes = segment.file.len().map_err(|error| size_unknown(&segment.path, error))?;
@@ -116,18 +115,22 @@ fn size_unknown(path: &Path, error: io::Error) -> WalError {
     WalError::io("tell the size", path, error)
 }
 
-/// The segments in order, at least one, and the paths of half-made ones.
-fn find_segments<D: Disk>(
-    disk: &D,
-    directory: &Path,
-) -> Result<(Vec<Segment<D::File>>, Vec<PathBuf>)> {
+/// The files of a log.
+struct Files<F> {
+    /// In order, at least one.
+    segments: Vec<Segment<F>>,
+    /// A segment in the making, if there is one.
+    temporary: Option<PathBuf>,
+}
+
+fn find_files<D: Disk>(disk: &D, directory: &Path) -> Result<Files<D::File>> {
     let names = match disk.list(directory) {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(WalError::io("list the directory", directory, error)),
     };
-    let temporary = names.iter().filter(|name| *name == NEXT_NAME);
-    let temporary = temporary.map(|name| directory.join(name)).collect();
+    let temporary = names.iter().find(|name| *name == NEXT_NAME);
+    let temporary = temporary.map(|name| directory.join(name));
     let mut found: Vec<(u64, &String)> = Vec::new();
     for name in &names {
         match sequence_in_name(name) {
@@ -161,7 +164,7 @@ fn find_segments<D: Disk>(
         }
         segments.push(segment);
     }
-    Ok((segments, temporary))
+    Ok(Files { segments, temporary })
 }
 
 /// Opens a segment and checks its header by itself. A segment got its name only after its header

@@ -5,6 +5,7 @@ use crate::proto::health::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_server::Health,
 };
+use crate::server::stopped;
 use tonic::{Request, Response, Status};
 
 fn serving() -> HealthCheckResponse {
@@ -41,7 +42,7 @@ impl Health for Services {
             // Nothing changes until the server or the client goes.
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|&stopping| stopping) => {}
+                () = stopped(&mut stopping) => {}
                 () = sender.closed() => {}
             }
         }));

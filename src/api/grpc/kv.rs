@@ -7,11 +7,8 @@ use crate::proto::etcdserverpb::{
     PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
     kv_server::Kv,
 };
-use crate::types::Revision;
 use tonic::{Request, Response, Status};
 
-/// Keys in the first message of a streamed range.
-const FIRST_CHUNK_KEYS: usize = 10;
 /// Messages of a streamed range that wait for the client to read.
 const STREAM_AHEAD: usize = 4;
 
@@ -32,39 +29,29 @@ impl Kv for Services {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let request = request.into_inner();
-        self.handle.start_range_stream(&request).await.map_err(status)?;
-        let header = |revision: Revision| Some(super::sign(&self.handle, revision.0));
-        let bytes_aim = self.handle.settings().request_bytes_max;
-        let mut chunks = self.handle.range_chunks(&request, FIRST_CHUNK_KEYS, bytes_aim);
-        // The first chunk pins the revision, so an error that concerns it is the call's answer.
-        let first = chunks.next_chunk().map_err(status)?;
-        let header = header(chunks.revision());
+        let mut pieces = self.handle.range_stream(request.get_ref()).await.map_err(status)?;
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_AHEAD);
+        let handle = self.handle.clone();
         self.handle.spawn(Box::pin(async move {
-            let mut chunk = Ok(first);
             loop {
-                let message = match chunk {
-                    Ok(chunk) => {
-                        let is_last = chunk.is_last;
-                        let response = RangeResponse {
-                            header: if is_last { header } else { None },
-                            kvs: chunk.kvs,
-                            more: chunk.more,
-                            count: chunk.count,
-                        };
-                        let response = RangeStreamResponse { range_response: Some(response) };
-                        if sender.send(Ok(response)).await.is_err() || is_last {
-                            return;
-                        }
-                        chunks.next_chunk()
-                    }
+                let piece = match pieces.next() {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => return,
                     Err(error) => {
                         let _ = sender.send(Err(status(error))).await;
                         return;
                     }
                 };
-                chunk = message;
+                let mut response = RangeResponse { kvs: piece.kvs, ..RangeResponse::default() };
+                if let Some((more, count, revision)) = piece.end {
+                    // Only the last piece says what concerns the whole.
+                    response.header = Some(super::sign(&handle, revision.0));
+                    (response.more, response.count) = (more, count);
+                }
+                let message = RangeStreamResponse { range_response: Some(response) };
+                if sender.send(Ok(message)).await.is_err() {
+                    return;
+                }
             }
         }));
         Ok(Response::new(Box::pin(Receiving(receiver))))

@@ -8,6 +8,7 @@ use crate::proto::etcdserverpb::{
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, lease_server::Lease,
 };
 use crate::types::LeaseId;
+use crate::server::stopped;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers to renewals that wait for the client to read.
@@ -47,7 +48,7 @@ impl Lease for Services {
             loop {
                 let request = tokio::select! {
                     biased;
-                    _ = stopping.wait_for(|&stopping| stopping) => return,
+                    () = stopped(&mut stopping) => return,
                     request = requests.message() => request,
                 };
                 let id = match request {
@@ -56,7 +57,7 @@ impl Lease for Services {
                     Ok(None) | Err(_) => return,
                 };
                 // The header is older than the renewal, as etcd's is.
-                let header = Some(super::sign(&handle, handle.reader().revision().0));
+                let header = Some(super::sign(&handle, handle.revision().0));
                 let response = match handle.lease_keep_alive(LeaseId(id)).await {
                     Ok(ttl) => Ok(LeaseKeepAliveResponse { header, id, ttl }),
                     Err(error) => Err(status(error)),

@@ -36,7 +36,7 @@ impl Maintenance for Services {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(known.alarms().list(AlarmType::None as i32).iter().map(alarm_text));
-        let sizes = self.handle.reader().sizes();
+        let sizes = self.handle.sizes();
         let quota = self.handle.settings().quota_bytes;
         let cluster_version = known.cluster_version();
         Ok(Response::new(StatusResponse {
@@ -65,7 +65,7 @@ impl Maintenance for Services {
     }
 
     async fn hash(&self, _request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        let hash = self.handle.hash().await.map_err(status)?;
+        let hash = self.handle.hash().map_err(status)?;
         Ok(Response::new(HashResponse { header: self.header(), hash }))
     }
 

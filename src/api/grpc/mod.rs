@@ -33,7 +33,7 @@ impl Services {
 
     /// A header with the current revision.
     fn header(&self) -> Option<ResponseHeader> {
-        Some(sign(&self.handle, self.handle.reader().revision().0))
+        Some(sign(&self.handle, self.handle.revision().0))
     }
 }
 

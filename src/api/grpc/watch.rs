@@ -3,7 +3,7 @@
 use super::{Services, Stream, sign};
 use crate::api::status;
 use crate::proto::etcdserverpb::{WatchRequest, WatchResponse, watch_server::Watch};
-use crate::server::{Handle, HubInput};
+use crate::server::{Handle, HubInput, stopped};
 use crate::types::{Error, MemberId};
 use crate::watch::{StreamId, StreamQueue};
 use std::collections::VecDeque;
@@ -33,11 +33,13 @@ impl Watch for Services {
         let opened = opened.await.map_err(|_| status(Error::Stopped))?;
         let queue = opened.ok_or_else(|| status(Error::TooManyRequests))?;
         let end = Arc::new(End::default());
+        let (alive, gone) = tokio::sync::oneshot::channel();
         let reader = read_requests(
             self.handle.clone(),
             queue.clone(),
             request.into_inner(),
             end.clone(),
+            gone,
             needs_leader,
             self.stopping.clone(),
         );
@@ -49,6 +51,7 @@ impl Watch for Services {
             ready: VecDeque::new(),
             end,
             ended: false,
+            _alive: alive,
         };
         Ok(Response::new(Box::pin(responses)))
     }
@@ -74,6 +77,7 @@ async fn read_requests(
     queue: Arc<StreamQueue>,
     mut requests: Streaming<WatchRequest>,
     end: Arc<End>,
+    mut gone: tokio::sync::oneshot::Receiver<()>,
     needs_leader: bool,
     mut stopping: tokio::sync::watch::Receiver<bool>,
 ) {
@@ -86,11 +90,12 @@ async fn read_requests(
         }
         tokio::select! {
             biased;
-            _ = stopping.wait_for(|&stopping| stopping) => break,
+            () = stopped(&mut stopping) => break,
             () = without_leader(&handle), if needs_leader => {
                 end.set(status(Error::NoLeader));
                 break;
             }
+            _ = &mut gone => break,
             request = requests.message() => match request {
                 Ok(Some(request)) => {
                     if handle.tell_hub(HubInput::Request(id, request)).await.is_err() {
@@ -101,11 +106,11 @@ async fn read_requests(
                 Ok(None) => {
                     tokio::select! {
                         biased;
-                        _ = stopping.wait_for(|&stopping| stopping) => {}
+                        () = stopped(&mut stopping) => {}
                         () = without_leader(&handle), if needs_leader => {
                             end.set(status(Error::NoLeader));
                         }
-                        () = queue.closed() => {}
+                        _ = &mut gone => {}
                     }
                     break;
                 }
@@ -137,6 +142,8 @@ struct Responses {
     ready: VecDeque<WatchResponse>,
     end: Arc<End>,
     ended: bool,
+    /// Tells the task that reads requests when this is dropped.
+    _alive: tokio::sync::oneshot::Sender<()>,
 }
 
 impl futures_core::Stream for Responses {

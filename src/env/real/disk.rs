@@ -67,6 +67,11 @@ impl Disk for RealDisk {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(file)
     }
+
+    fn available(&self, path: &Path) -> io::Result<u64> {
+        let figures = rustix::fs::statvfs(path)?;
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
 }
 
 impl File for RealFile {

@@ -1,0 +1,240 @@
+//! What a member finds on its disk when it starts, or makes for its first start.
+//!
+//! Order matters, since a crash may come between any two steps:
+//!
+//! | step | why then |
+//! |---|---|
+//! | 1 store file, under a side name, with the members, flushed, renamed | a store that is there is whole |
+//! | 2 log | from the first vote on it must be there; a log without a store cannot be |
+//!
+//! So no log means no past: whatever store lies there was made by a first start that did not get
+//! far, and is made again. With a log, the store tells which entry it is at, and the log replays
+//! what follows. A store that is ahead of its log (a leader's snapshot was put in place just
+//! before a crash) makes the log start anew behind it; a log that begins behind the store's entry
+//! has lost entries, which is damage.
+
+use super::bootstrap::{DataDirectory, DataDirectoryError, InitialCluster, Paths};
+use crate::apply::{Member, State};
+use crate::config::{Config, ConfigError, Url};
+use crate::env::{Disk, Env};
+use crate::raft::{ConfState, Entry, EntryType, Log};
+use crate::store::{Options, Store, StoreError};
+use crate::types::Index;
+use crate::wal::{Identity, Recovered, Wal, WalError, WalOptions};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Entries in front of the store's that are kept in memory, so that followers that were a little
+/// behind when we stopped need no snapshot.
+const KEPT_ENTRIES: u64 = 1_000;
+
+/// Why a member cannot start, in words for the operator.
+#[derive(Debug)]
+pub enum StartError {
+    Directory(DataDirectoryError),
+    Config(ConfigError),
+    Log(WalError),
+    Store { file: PathBuf, error: StoreError },
+    /// Store and log do not fit together.
+    Torn(String),
+    Listen { url: String, error: String },
+    Io(io::Error),
+}
+
+impl StartError {
+    pub(crate) fn listen(url: &Url, error: &io::Error) -> StartError {
+        StartError::Listen { url: url.to_string(), error: error.to_string() }
+    }
+
+    /// What to do about it, if that is not said by the error itself.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            StartError::Directory(error) => Some(error.hint()),
+            StartError::Config(error) => error.hint(),
+            StartError::Listen { .. } => {
+                Some("stop the process that uses the address, or choose another with --listen-client-urls or --listen-peer-urls")
+            }
+            StartError::Torn(_) => Some(
+                "rebuild this member: remove it from the cluster, empty its data directory, add it again; \
+                 a single node is restored from a snapshot",
+            ),
+            StartError::Log(_) | StartError::Store { .. } | StartError::Io(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Directory(error) => error.fmt(f),
+            StartError::Config(error) => error.fmt(f),
+            StartError::Log(error) => error.fmt(f),
+            StartError::Store { file, error } => write!(f, "{}: {error}", file.display()),
+            StartError::Torn(what) => f.write_str(what),
+            StartError::Listen { url, error } => write!(f, "cannot listen on {url}: {error}"),
+            StartError::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<DataDirectoryError> for StartError {
+    fn from(error: DataDirectoryError) -> StartError {
+        StartError::Directory(error)
+    }
+}
+
+impl From<ConfigError> for StartError {
+    fn from(error: ConfigError) -> StartError {
+        StartError::Config(error)
+    }
+}
+
+impl From<WalError> for StartError {
+    fn from(error: WalError) -> StartError {
+        StartError::Log(error)
+    }
+}
+
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::Io(error)
+    }
+}
+
+/// Where the server's files lie.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub store: PathBuf,
+    /// A snapshot being received.
+    pub incoming: PathBuf,
+    pub wal: PathBuf,
+}
+
+/// Everything [`super::Server::start`] wires together.
+pub(super) struct Opened<E: Env> {
+    pub identity: Identity,
+    pub state: State,
+    pub wal: Wal<E::Disk>,
+    pub log: Log,
+    /// Keeps other processes out while it lives.
+    pub lock: DataDirectory<E::Disk>,
+    pub files: Files,
+    pub store_options: Options,
+}
+
+/// Opens or makes a member's files.
+pub(super) async fn open<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
+    let (disk, config) = (env.disk().clone(), config.clone());
+    env.blocking(move || open_blocking::<E>(disk, &config)).await
+}
+
+fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, StartError> {
+    let lock = DataDirectory::open(&disk, Paths::new(config))?;
+    let store = lock.paths().store_file();
+    let incoming = store.with_extension("incoming");
+    let files = Files { store, incoming, wal: lock.paths().wal_dir() };
+    let store_options = Options::default();
+    if disk.exists(&files.incoming)? {
+        disk.remove(&files.incoming)?;
+    }
+    if !Wal::exists(&disk, &files.wal)? {
+        let initial = InitialCluster::from_config(config)?;
+        make_store(&disk, &files, store_options, &initial)?;
+        let identity = Identity { cluster: initial.cluster_id, member: initial.local };
+        Wal::create(disk.clone(), &files.wal, identity, WalOptions::default())?;
+    }
+    let at_store = |error| StartError::Store { file: files.store.clone(), error };
+    let (store, restored) =
+        Store::open(disk.open(&files.store)?, store_options).map_err(at_store)?;
+    let state = State::restore(store, &restored).map_err(at_store)?;
+    let applied = restored.applied;
+    let keep_after = Index(applied.0.saturating_sub(KEPT_ENTRIES));
+    let (mut wal, recovered) = Wal::open(disk, &files.wal, keep_after, WalOptions::default())?;
+    if let Some(cut) = &recovered.cut {
+        tracing::warn!(
+            file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
+            "the log ended in writes that a crash interrupted; nothing acknowledged was in them; cut off"
+        );
+    }
+    let identity = recovered.identity;
+    let conf_state = ConfState {
+        voters: state.members.voters(),
+        learners: state.members.learners(),
+        ..ConfState::default()
+    };
+    let log = join(recovered, &mut wal, (applied, restored.term), conf_state)?;
+    Ok(Opened { identity, state, wal, log, lock, files, store_options })
+}
+
+/// The store of a new cluster: empty but for the members.
+fn make_store<D: Disk>(
+    disk: &D,
+    files: &Files,
+    options: Options,
+    initial: &InitialCluster,
+) -> Result<(), StartError> {
+    let at_store = |error| StartError::Store { file: files.store.clone(), error };
+    let mut store = Store::create(disk.create(&files.incoming)?, options).map_err(at_store)?;
+    let members = initial.members.iter().map(|member| Member {
+        id: member.id,
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+        client_urls: member.client_urls.clone(),
+        is_learner: member.is_learner,
+    });
+    crate::apply::Members::default()
+        .bootstrap(members.collect(), &mut store)
+        .and_then(|()| store.flush())
+        .map_err(at_store)?;
+    drop(store);
+    disk.rename(&files.incoming, &files.store)?;
+    if let Some(directory) = files.store.parent() {
+        disk.sync_directory(directory)?;
+    }
+    Ok(())
+}
+
+/// Makes one log of what the disk holds and what the store is at.
+fn join<D: Disk>(
+    recovered: Recovered,
+    wal: &mut Wal<D>,
+    (applied, term): (Index, crate::types::Term),
+    conf_state: ConfState,
+) -> Result<Log, StartError> {
+    let mut hard_state = raft::eraftpb::HardState {
+        term: recovered.hard_state.term.0,
+        vote: recovered.hard_state.vote.0,
+        // The store may be ahead of the last commit index written, never of what is committed.
+        commit: recovered.hard_state.commit.0.max(applied.0),
+        ..Default::default()
+    };
+    hard_state.term = hard_state.term.max(term.0);
+    let last = recovered.entries.last().map_or(recovered.start.0, |entry| entry.index);
+    if recovered.start.0 > applied {
+        return Err(StartError::Torn(format!(
+            "the log begins at entry {}, but the store holds only entries up to {applied}: entries are missing",
+            recovered.start.0.0 + 1
+        )));
+    }
+    if last < applied {
+        tracing::info!(applied = applied.0, "last-log-index" = last.0, "the store is ahead of the log; the log starts anew");
+        wal.reset(applied, term)?;
+        return Ok(Log::new((applied, term), Vec::new(), hard_state, conf_state));
+    }
+    hard_state.commit = hard_state.commit.min(last.0);
+    let entries = recovered.entries.into_iter().map(|entry| Entry {
+        index: entry.index.0,
+        term: entry.term.0,
+        entry_type: match entry.kind {
+            0 => EntryType::EntryNormal,
+            1 => EntryType::EntryConfChange,
+            _ => EntryType::EntryConfChangeV2,
+        },
+        data: entry.data,
+        ..Entry::default()
+    });
+    Ok(Log::new(recovered.start, entries.collect(), hard_state, conf_state))
+}
