@@ -30,7 +30,19 @@ use tokio::sync::Semaphore;
 use vectors::runner::Case;
 
 /// Cases our server does not pass yet, and why. The name is the whole name.
-const LEFT_OUT: [(&str, &str); 0] = [];
+const LEFT_OUT: [(&str, &str); 8] = [
+    ("member add bad urls", MEMBERS),
+    ("member remove unknown", MEMBERS),
+    ("member update", MEMBERS),
+    ("member promote errors", MEMBERS),
+    ("member add duplicate of self update", MEMBERS),
+    ("member add several learner urls", MEMBERS),
+    ("downgrade enable cancel", DOWNGRADE),
+    ("downgrade unknown action", DOWNGRADE),
+];
+
+const MEMBERS: &str = "members can be listed but not changed yet";
+const DOWNGRADE: &str = "the cluster version cannot be lowered yet";
 
 /// Cases that depend on how the server named by `QUORATE_TEST_SERVER` was built.
 const LEFT_OUT_ELSEWHERE: [(&str, &str); 1] = [(

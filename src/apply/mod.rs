@@ -27,7 +27,7 @@ use crate::proto::etcdserverpb::{
     alarm_request::AlarmAction,
 };
 use crate::proto::log::{Command, LeaseRevoke, StoredLease, command::Request};
-use crate::store::{Finished, ReadError, Restored, Side, Store, StoreError, Write};
+use crate::store::{CompactionHash, Finished, ReadError, Restored, Side, Store, StoreError, Write};
 use crate::types::{Error, Index, KeyRange, LeaseId, Revision, Term};
 use prost::Message as _;
 
@@ -60,8 +60,8 @@ pub struct Outcome {
     /// Revisions that changed keys, in order.
     pub finished: Vec<Finished>,
     pub leases: Vec<LeaseChange>,
-    /// The store was compacted to this revision.
-    pub compacted: Option<Revision>,
+    /// The store was compacted to this revision; members compare the checksum of what remains.
+    pub compacted: Option<(Revision, CompactionHash)>,
     /// The list of members changed.
     pub members_changed: bool,
 }
@@ -207,10 +207,11 @@ impl State {
 
     fn compaction(&mut self, request: &CompactionRequest) -> Fallible<Outcome> {
         let revision = Revision(request.revision);
+        let hash = self.store.compaction_hash(revision)?;
         match self.store.compact(revision)? {
             Ok(()) => {
                 let reply = Reply::Compaction(self.store.reader().revision()?);
-                Ok(Outcome { compacted: Some(revision), ..Outcome::new(reply) })
+                Ok(Outcome { compacted: Some((revision, hash)), ..Outcome::new(reply) })
             }
             Err(error) => Ok(Outcome::refused(error)),
         }

@@ -65,7 +65,7 @@ pub fn is_write(request: &TxnRequest) -> bool {
 /// A range asks for a revision that is compacted or not there yet.
 pub fn read_only_txn(view: &Read<'_>, request: &TxnRequest) -> Result<TxnResponse> {
     let path = Path::of(view, request)?;
-    check_ranges(view, path.branch(request))?;
+    check(view, &Lessor::default(), request, &path)?;
     let mut responses = Vec::new();
     for op in path.branch(request) {
         let Some(Request::RequestRange(range)) = &op.request else {
@@ -84,8 +84,7 @@ pub(super) fn txn(
     request: &TxnRequest,
 ) -> Result<TxnResponse> {
     let path = Path::of(write, request)?;
-    check_puts_on(write, lessor, request, &path)?;
-    check_ranges_on(write, request, &path)?;
+    check(write, lessor, request, &path)?;
     let responses = run(write, lessor, request, &path)?;
     let header = super::header(write.revision()?);
     Ok(TxnResponse { header, succeeded: path.succeeded, responses })
@@ -202,19 +201,21 @@ fn with_paths<'a>(
     })
 }
 
-fn check_puts_on(
-    write: &Write<'_>,
+/// Checks the operations of the path taken, in order: the first fault is the answer.
+fn check(
+    view: &impl KeyValueRead,
     lessor: &Lessor,
     request: &TxnRequest,
     path: &Path,
 ) -> Result<()> {
     for (op, nested) in with_paths(request, path) {
         match op {
-            Request::RequestPut(put) => check_put(write, lessor, put)?,
+            Request::RequestRange(range) => check_range(view, range)?,
+            Request::RequestPut(put) => check_put(view, lessor, put)?,
             Request::RequestTxn(txn) => {
-                check_puts_on(write, lessor, txn, nested.expect("it has a path"))?;
+                check(view, lessor, txn, nested.expect("it has a path"))?;
             }
-            Request::RequestRange(_) | Request::RequestDeleteRange(_) => {}
+            Request::RequestDeleteRange(_) => {}
         }
     }
     Ok(())
@@ -222,38 +223,16 @@ fn check_puts_on(
 
 /// Checks a put against the state: the pair it wants to keep a part of, the lease it names.
 pub(super) fn check_put(
-    write: &Write<'_>,
+    view: &impl KeyValueRead,
     lessor: &Lessor,
     request: &PutRequest,
 ) -> Result<()> {
-    if (request.ignore_value || request.ignore_lease) && write.meta(&request.key)?.is_none() {
-        return Err(Error::KeyNotFound.into());
-    }
     let lease = LeaseId(request.lease);
     if lease != LeaseId(0) && lessor.get(lease).is_none() {
         return Err(Error::LeaseNotFound.into());
     }
-    Ok(())
-}
-
-fn check_ranges_on(view: &impl KeyValueRead, request: &TxnRequest, path: &Path) -> Result<()> {
-    for (op, nested) in with_paths(request, path) {
-        match op {
-            Request::RequestRange(range) => check_range(view, range)?,
-            Request::RequestTxn(txn) => {
-                check_ranges_on(view, txn, nested.expect("it has a path"))?;
-            }
-            Request::RequestPut(_) | Request::RequestDeleteRange(_) => {}
-        }
-    }
-    Ok(())
-}
-
-fn check_ranges(view: &impl KeyValueRead, ops: &[RequestOp]) -> Result<()> {
-    for op in ops {
-        if let Some(Request::RequestRange(range)) = &op.request {
-            check_range(view, range)?;
-        }
+    if (request.ignore_value || request.ignore_lease) && view.meta(&request.key)?.is_none() {
+        return Err(Error::KeyNotFound.into());
     }
     Ok(())
 }

@@ -17,7 +17,7 @@
 
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
-use super::node_loop::{Fatal, Input, ORIGIN_BYTES};
+use super::node_loop::{Fatal, Input, ORIGIN_BYTES, poll_job};
 use super::status::Status;
 use crate::apply::{Reply, State};
 use super::history;
@@ -25,7 +25,7 @@ use super::stopped;
 use crate::env::{Clock, Disk, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
-use crate::store::{self, FlushOutcome, SnapshotSource, Store, StoreError};
+use crate::store::{self, CompactionHash, FlushOutcome, HashKv, SnapshotSource, Store, StoreError};
 use crate::types::{Index, LeaseId, MemberId, Result, Revision, Term};
 use bytes::Bytes;
 use prost::Message as _;
@@ -70,6 +70,8 @@ pub(crate) enum Query {
     PhysicalCompaction(Revision, oneshot::Sender<()>),
     /// A snapshot of what is applied now.
     Snapshot(oneshot::Sender<SnapshotSource>),
+    /// Answered when no compaction's checksum is being computed.
+    Hashed(oneshot::Sender<()>),
     /// Give free space in the store's file back, while serving.
     Defragment(oneshot::Sender<()>),
 }
@@ -98,12 +100,16 @@ fn fatal(error: impl std::fmt::Display) -> Fatal {
     format!("the store failed: {error}")
 }
 
+type HashResult = std::result::Result<Option<HashKv>, StoreError>;
+type Hashing = Pin<Box<dyn Future<Output = HashResult> + Send>>;
 type Flush = Pin<Box<dyn Future<Output = FlushOutcome> + Send>>;
 
 /// See the module.
 pub(super) struct ApplyLoop<E: Env> {
     parts: Parts<E>,
     flush: Option<Flush>,
+    hash: Option<Hashing>,
+    hash_waiters: Vec<oneshot::Sender<()>>,
     /// When the oldest unflushed entry was applied.
     unflushed_since: Option<Duration>,
     /// Somebody waits for a flush.
@@ -122,6 +128,8 @@ impl<E: Env> ApplyLoop<E> {
             compacting: parts.state.store.is_compacting(),
             parts,
             flush: None,
+            hash: None,
+            hash_waiters: Vec::new(),
             unflushed_since: None,
             flush_wanted: false,
             snapshots_for: Vec::new(),
@@ -145,7 +153,9 @@ impl<E: Env> ApplyLoop<E> {
                 // Entries not applied now are applied at the next start.
                 () = stopped(&mut self.parts.stopping) => break,
                 // Frees memory, and snapshots wait for it.
-                flushed = poll_flush(&mut self.flush) => self.finish_flush(flushed).await?,
+                flushed = poll_job(&mut self.flush) => self.finish_flush(flushed).await?,
+                // Comparing members wait for it.
+                hash = poll_job(&mut self.hash) => self.finish_hash(hash)?,
                 // Clients wait for these.
                 input = self.parts.inputs.recv(), if has_room => match input {
                     Some(input) => self.input(input).await?,
@@ -211,9 +221,10 @@ impl<E: Env> ApplyLoop<E> {
             for_hub.extend(events.map(|events| HubInput::Changed(Arc::new(events))));
             for_leases.extend(outcome.leases.into_iter().map(LeaseInput::Changed));
             members_changed |= outcome.members_changed;
-            if let Some(revision) = outcome.compacted {
+            if let Some((revision, hash)) = outcome.compacted {
                 for_hub.push(HubInput::Compacted(revision));
                 self.compacting = true;
+                self.start_hash(hash);
             }
             if let Some(reply) = entry.reply {
                 replies.push((reply, outcome.reply));
@@ -272,6 +283,12 @@ impl<E: Env> ApplyLoop<E> {
                 self.snapshot_queries.push(reply);
                 self.flush_wanted = true;
             }
+            Query::Hashed(reply) => match self.hash {
+                Some(_) => self.hash_waiters.push(reply),
+                None => {
+                    let _ = reply.send(());
+                }
+            },
             Query::Defragment(reply) => {
                 self.defragment.push(reply);
                 self.flush_wanted = true;
@@ -354,6 +371,30 @@ impl<E: Env> ApplyLoop<E> {
 
     // ---- compaction ----
 
+    /// Computes the checksum of a compaction in the background; if one is being computed, this
+    /// one is left out, as etcd does.
+    fn start_hash(&mut self, hash: CompactionHash) {
+        if self.hash.is_none() {
+            self.hash = Some(Box::pin(self.parts.env.blocking(move || hash.run())));
+        }
+    }
+
+    fn finish_hash(&mut self, hash: HashResult) -> std::result::Result<(), Fatal> {
+        if let Some(hash) = hash.map_err(fatal)? {
+            tracing::info!(
+                hash = hash.hash,
+                "compact-revision" = hash.compact_revision.0,
+                revision = hash.hash_revision.0,
+                "storing new hash"
+            );
+            self.parts.state.store.remember_hash(hash).map_err(fatal)?;
+        }
+        for reply in self.hash_waiters.drain(..) {
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
     fn compact_step(&mut self) -> std::result::Result<(), Fatal> {
         let store = &mut self.parts.state.store;
         let progress = store.compact_step(self.parts.compaction_batch).map_err(fatal)?;
@@ -425,15 +466,4 @@ fn decode(entry: &Committed) -> std::result::Result<Option<Command>, Fatal> {
         return Err(unreadable(&"an unknown command"));
     }
     Ok(Some(command))
-}
-
-async fn poll_flush(flush: &mut Option<Flush>) -> FlushOutcome {
-    match flush {
-        Some(future) => {
-            let result = future.await;
-            *flush = None;
-            result
-        }
-        None => std::future::pending().await,
-    }
 }

@@ -515,7 +515,7 @@ impl Handle {
 
     /// CRC-32C of the keys at a revision, as etcd computes it; 0 = the current one.
     pub async fn hash_kv(&self, revision: Revision) -> Result<HashKv> {
-        self.read_index().await?;
+        self.ask(Query::Hashed).await?;
         self.read(self.0.reader.hash_kv(revision))
     }
 

@@ -842,7 +842,8 @@ impl<E: Env> NodeLoop<E> {
     }
 }
 
-async fn poll_job<T>(job: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+/// The end of a job under way; never, while there is none.
+pub(super) async fn poll_job<T>(job: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match job {
         Some(future) => {
             let result = future.await;

@@ -105,8 +105,12 @@ impl RangeQuery {
 
     /// Whether the answer's first keys by key are all that is needed.
     fn cuts_by_key(&self) -> bool {
-        self.order == SortOrder::None
-            || (self.order == SortOrder::Ascend && self.target == SortTarget::Key)
+        match self.order {
+            // A filter makes etcd fetch everything first, so that the order comes before the cut.
+            SortOrder::None => self.target == SortTarget::Key || !self.is_filtered(),
+            SortOrder::Ascend => self.target == SortTarget::Key,
+            SortOrder::Descend => false,
+        }
     }
 
     /// Whether the records are needed, not only the index.

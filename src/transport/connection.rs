@@ -194,3 +194,121 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::env::real::Real;
+    use crate::transport::directory::Context;
+    use crate::transport::{Identity, Options};
+    use crate::types::{ClusterId, MemberId};
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Poll, Waker};
+    use tokio::sync::mpsc;
+
+    fn meter() -> Meter {
+        let identity = Identity { cluster: ClusterId(1), member: MemberId(1) };
+        let (inbound, _) = mpsc::channel(1);
+        let context = Arc::new(Context::new(identity, Options::default(), inbound));
+        Meter { context, peer: MemberId(2) }
+    }
+
+    /// Takes everything and counts the calls.
+    #[derive(Default)]
+    struct Sink {
+        writes: usize,
+        bytes: usize,
+    }
+
+    impl AsyncWrite for Sink {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.writes += 1;
+            self.bytes += bytes.len();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            slices: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let length = slices.iter().map(|slice| slice.len()).sum();
+            self.writes += 1;
+            self.bytes += length;
+            Poll::Ready(Ok(length))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn many_small_frames_become_one_write() {
+        let mut writer = Writer::new(Sink::default(), meter());
+        let mut length = 0;
+        for number in 0..1000 {
+            length += writer.write(Kind::Message, number, Bytes::from_static(b"x")).await.unwrap();
+        }
+        writer.flush().await.unwrap();
+        assert_eq!((writer.stream.writes, writer.stream.bytes), (1, length));
+        // A large one goes out with what waited before it.
+        writer.push(Kind::Ping, 0, &[]);
+        let large = Bytes::from(vec![0; 1_000_000]);
+        length += writer.write(Kind::Message, 0, large).await.unwrap() + 24;
+        writer.flush().await.unwrap();
+        assert_eq!((writer.stream.writes, writer.stream.bytes), (2, length));
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_written_is_bounded() {
+        let mut writer = Writer::new(Sink::default(), meter());
+        for number in 0..100_000 {
+            let payload = Bytes::from(vec![0; number as usize % 2000]);
+            writer.write(Kind::Message, number, payload).await.unwrap();
+            assert!(writer.buffer.len() < PEER_WRITE_BATCH_BYTES);
+        }
+        assert!(writer.buffer.capacity() < 4 * PEER_WRITE_BATCH_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_flush_is_continued_by_the_next() {
+        let (near, far) = tokio::io::duplex(10);
+        let mut writer = Writer::new(near, meter());
+        writer.push(Kind::Message, 1, b"first");
+        {
+            let mut flush = pin!(writer.flush());
+            let mut context = std::task::Context::from_waker(Waker::noop());
+            assert!(flush.as_mut().poll(&mut context).is_pending(), "the pipe is narrow");
+        }
+        writer.push(Kind::Message, 2, b"second");
+        let mut reader = Reader::new(far, 1000, meter());
+        let env = Real::new();
+        let (flushed, frames) = tokio::join!(writer.flush(), async {
+            [reader.next(env.clock()).await.unwrap(), reader.next(env.clock()).await.unwrap()]
+        });
+        flushed.unwrap();
+        assert_eq!((frames[0].id, &frames[0].payload[..]), (1, &b"first"[..]));
+        assert_eq!((frames[1].id, &frames[1].payload[..]), (2, &b"second"[..]));
+    }
+}

@@ -233,8 +233,12 @@ impl Link {
         Link { state: PeerState::new(id), queue, addresses, wake: Notify::new() }
     }
 
-    pub(super) fn addresses(&self) -> Vec<String> {
-        self.addresses.borrow().clone()
+    /// The addresses, and which of them to try first: the one that works now.
+    pub(super) fn addresses(&self) -> (Vec<String>, usize) {
+        let addresses = self.addresses.borrow().clone();
+        let in_use = self.state.live().address.clone();
+        let first = addresses.iter().position(|address| Some(address) == in_use.as_ref());
+        (addresses, first.unwrap_or(0))
     }
 
     fn set_addresses(&self, addresses: Vec<String>) {
@@ -390,6 +394,7 @@ impl Meter {
 mod tests {
     use super::*;
     use crate::types::ClusterId;
+    use std::pin::pin;
 
     fn context() -> Arc<Context> {
         let identity = Identity { cluster: ClusterId(1), member: MemberId(2) };
@@ -428,11 +433,14 @@ mod tests {
         let context = context();
         let mut first = context.take_seat(&preface(1, 1, 2)).await.unwrap();
         let caller = preface(1, 1, 2);
-        let (second, ()) = tokio::join!(context.take_seat(&caller), async {
-            first.lost().await;
-            drop(first);
-        });
-        let mut second = second.unwrap();
+        let mut second = pin!(context.take_seat(&caller));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("seated while the first one was still there"),
+            () = first.lost() => {}
+        }
+        drop(first);
+        let mut second = second.await.unwrap();
         // The first one's leaving did not take the seat from the second.
         assert_eq!(context.directory().seats.len(), 1);
         context.set_removed(BTreeSet::from([MemberId(1)]));

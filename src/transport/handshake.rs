@@ -50,7 +50,7 @@ pub(super) struct Preface {
 }
 
 /// Why a member does not take a connection from another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Refusal {
     /// The two belong to different clusters.
     ClusterMismatch,
@@ -241,7 +241,7 @@ pub(super) async fn listen(
 }
 
 /// Lets a caller whose preface was not read to its end read our answer: closing with something
-/// unread would make the system throw the answer away. Ends when the caller has closed.
+/// unread resets the connection, and the answer may get lost with it. Ends when the caller has closed.
 pub(super) async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     if stream.shutdown().await.is_err() {
         return;

@@ -305,8 +305,11 @@ impl<E: Env> Caller<E> {
             let inbound = match frame.kind {
                 Kind::Ping => {
                     // With so many replies waiting the connection is known to be alive.
-                    let _ =
-                        replies.try_send(Reply { kind: Kind::Pong, id: frame.id, payload: None });
+                    let _ = replies.try_send(Reply {
+                        kind: Kind::Pong,
+                        id: frame.id,
+                        payload: Bytes::new(),
+                    });
                     continue;
                 }
                 Kind::Pong => continue,
@@ -349,13 +352,13 @@ impl<E: Env> Caller<E> {
                 biased;
                 () = &mut ping => {
                     ping.set(clock.sleep(interval));
-                    Some(Reply { kind: Kind::Ping, id: 0, payload: None })
+                    Some(Reply { kind: Kind::Ping, id: 0, payload: Bytes::new() })
                 }
                 Some(reply) = replies.recv() => Some(reply),
             };
             let mut batch = 0;
             while let Some(Reply { kind, id, payload }) = next {
-                match writer.write(kind, id, payload.unwrap_or_default()).await {
+                match writer.write(kind, id, payload).await {
                     Ok(length) => batch += length,
                     Err(error) => return Broken::Io(error),
                 }
@@ -373,12 +376,12 @@ impl<E: Env> Caller<E> {
 struct Reply {
     kind: Kind,
     id: u64,
-    payload: Option<Bytes>,
+    payload: Bytes,
 }
 
 impl Reply {
     fn unavailable(id: u64) -> Reply {
-        Reply { kind: Kind::Unavailable, id, payload: None }
+        Reply { kind: Kind::Unavailable, id, payload: Bytes::new() }
     }
 }
 
@@ -400,7 +403,7 @@ impl Waiter {
             () = replies.closed() => return,
             answer = answer => match answer {
                 Ok(payload) if payload.len() <= PEER_FRAME_BYTES_MAX => {
-                    Reply { kind: Kind::Response, id, payload: Some(payload) }
+                    Reply { kind: Kind::Response, id, payload }
                 }
                 Ok(payload) => {
                     error!(length = payload.len(), "an answer to a peer exceeds the frame limit");

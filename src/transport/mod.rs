@@ -13,11 +13,11 @@
 //! ```
 //!
 //! Each member dials each other one, and says what it has to say on the connection it made
-//! ([`peer`]); what the others say arrives on the connections they made ([`listener`]). So no two
+//! (`peer`); what the others say arrives on the connections they made (`listener`). So no two
 //! members must agree on who dials, and a link that works in one direction only is used in that
 //! direction. Every connection begins with a handshake in which both sides say who they are
-//! ([`handshake`]); after it there are only frames ([`frame`]). A snapshot gets a connection of
-//! its own ([`snapshot`]).
+//! (`handshake`); after it there are only frames (`frame`). A snapshot gets a connection of
+//! its own (`snapshot`).
 //!
 //! What holds:
 //! - Messages to one peer arrive in the order they were sent, each at most once. They may be
@@ -49,7 +49,7 @@ use crate::env::{Clock, Env, Network};
 use crate::types::limits::{PEER_CONNECTIONS_MAX, PEER_QUEUE_MAX};
 use crate::types::{ClusterId, MemberId};
 use bytes::Bytes;
-use directory::{Context, Link, OfferError, stopped};
+use directory::{Context, Link, OfferError};
 use peer::Outgoing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -66,7 +66,8 @@ pub struct Identity {
     pub member: MemberId,
 }
 
-/// What comes in. Whoever holds the other end takes it without waiting for the transport.
+/// What comes in, through a channel of the server's choosing. The channel need not be long: while
+/// it is full the peers' messages wait at the peers. What it holds may be as large as frames get.
 #[derive(Debug)]
 pub enum Inbound {
     /// A Raft message.
@@ -77,10 +78,11 @@ pub enum Inbound {
     Snapshot { from: MemberId, incoming: IncomingSnapshot },
     /// A connection to the peer stands.
     Reachable { peer: MemberId },
-    /// The connection to the peer broke. Follows each `Reachable`, unless the peer is forgotten.
+    /// The connection to the peer broke. Each `Reachable` is followed by one, unless the peer is
+    /// forgotten; one may come without it when the connection broke before that was taken.
     Unreachable { peer: MemberId },
-    /// The peer will not talk to us. Told again only when the reason changes or it has talked to
-    /// us in between; we keep trying.
+    /// The peer will not talk to us. Each reason is told once until the peer has been reached
+    /// again; we keep trying.
     Refused { peer: MemberId, refusal: Refusal },
 }
 
@@ -164,14 +166,13 @@ pub struct PeerStatus {
     pub disconnects: u64,
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What the handle needs of the environment, with its type forgotten.
 struct Rim {
     spawn_peer: Box<dyn Fn(peer::Task) + Send + Sync>,
-    send_snapshot:
-        Box<dyn Fn(snapshot::Upload) -> BoxFuture<Result<(), SnapshotError>> + Send + Sync>,
-    sleep: Box<dyn Fn(Duration) -> BoxFuture<()> + Send + Sync>,
+    spawn_snapshot: Box<dyn Fn(snapshot::Upload) + Send + Sync>,
+    sleep: Box<dyn Fn(Duration) -> BoxFuture + Send + Sync>,
 }
 
 /// Starts transports.
@@ -199,7 +200,9 @@ impl Transport {
         let (spawner, sender, sleeper) = (env.clone(), env.clone(), env);
         let rim = Rim {
             spawn_peer: Box::new(move |task| spawner.spawn(peer::run(spawner.clone(), task))),
-            send_snapshot: Box::new(move |upload| Box::pin(snapshot::send(sender.clone(), upload))),
+            spawn_snapshot: Box::new(move |upload| {
+                sender.spawn(snapshot::send(sender.clone(), upload));
+            }),
             sleep: Box::new(move |duration| Box::pin(sleeper.clock().sleep(duration))),
         };
         TransportHandle { owner: Arc::new(Owner { context, rim }) }
@@ -302,7 +305,12 @@ impl TransportHandle {
     ) -> Result<(), SnapshotError> {
         let context = self.owner.context.clone();
         let link = context.link(to).ok_or(SnapshotError::UnknownPeer)?;
-        (self.owner.rim.send_snapshot)(snapshot::Upload { context, link, header, source }).await
+        let stop = context.stop.subscribe();
+        let (reply, sent) = oneshot::channel();
+        let upload = snapshot::Upload { context, link, header, source, reply, stop };
+        (self.owner.rim.spawn_snapshot)(upload);
+        // Without a word it was cut short together with everything else.
+        sent.await.unwrap_or(Err(SnapshotError::Stopped))
     }
 
     /// What is known about each peer, by id.
@@ -314,10 +322,5 @@ impl TransportHandle {
     pub async fn stop(&self) {
         self.owner.context.stop.send_replace(true);
         self.owner.context.stop.closed().await;
-    }
-
-    /// Ends when the transport is stopped.
-    pub async fn stopped(&self) {
-        stopped(&mut self.owner.context.stop.subscribe()).await;
     }
 }

@@ -31,7 +31,8 @@ use crate::types::limits::{
     PEER_FRAME_BYTES_MAX, PEER_REPLY_QUEUE_MAX, PEER_REQUESTS_MAX, PEER_WRITE_BATCH_BYTES,
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
 use std::io;
@@ -66,7 +67,7 @@ pub(super) struct Task {
     pub(super) queue: mpsc::Receiver<Outgoing>,
     pub(super) addresses: watch::Receiver<Vec<String>>,
     /// Ends when the peer is no longer one of ours.
-    pub(super) forgotten: oneshot::Receiver<std::convert::Infallible>,
+    pub(super) forgotten: oneshot::Receiver<Infallible>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -82,7 +83,7 @@ pub(super) async fn run<E: Env>(env: E, task: Task) {
         addresses,
         backoff,
         preferred: 0,
-        complaint: None,
+        complaints: BTreeSet::new(),
     };
     tokio::select! {
         // The ends first: a stopped transport makes no further attempt.
@@ -209,8 +210,8 @@ impl Backoff {
     }
 }
 
-/// Which complaint was logged last, so that each retry does not repeat it.
-#[derive(PartialEq, Eq)]
+/// Why a peer could not be reached, as far as it makes a difference for the log.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Complaint {
     Unreachable(io::ErrorKind),
     Silent,
@@ -228,7 +229,8 @@ struct Dialer<'a, E> {
     backoff: Backoff,
     /// The address that worked last, as a position in the list.
     preferred: usize,
-    complaint: Option<Complaint>,
+    /// What was logged since the peer was last reached, so that no retry repeats it.
+    complaints: BTreeSet<Complaint>,
 }
 
 impl<E: Env> Dialer<'_, E> {
@@ -241,7 +243,7 @@ impl<E: Env> Dialer<'_, E> {
             match dialed.await {
                 Ok((stream, at)) => {
                     self.preferred = at;
-                    self.complaint = None;
+                    self.complaints.clear();
                     self.attend(stream, &addresses[at]).await;
                 }
                 Err(error) => self.complain(error).await,
@@ -273,9 +275,21 @@ impl<E: Env> Dialer<'_, E> {
         self.link.state.set_connected(since, address);
         info!("local-member-id" = %local, "remote-peer-id" = %peer, "remote-address" = address,
             "peer became active");
-        // A closed channel is noticed by those who have something to deliver.
-        let _ = self.context.inbound.send(Inbound::Reachable { peer }).await;
-        let broken = self.converse(stream, address).await;
+        let broken = {
+            let context = self.context.clone();
+            let announce = async move {
+                // A closed channel is noticed by those who have something to deliver.
+                let _ = context.inbound.send(Inbound::Reachable { peer }).await;
+                pending::<Infallible>().await
+            };
+            tokio::select! {
+                // The announcement first: what the conversation brings about comes after it. It
+                // does not hold the conversation up when the server is slow to take it.
+                biased;
+                never = announce => match never {},
+                broken = self.converse(stream, address) => broken,
+            }
+        };
         self.link.state.set_disconnected();
         throw_away(self.queue, &self.link);
         warn!("local-member-id" = %local, "remote-peer-id" = %peer, "remote-address" = address,
@@ -324,8 +338,7 @@ impl<E: Env> Dialer<'_, E> {
             DialError::Handshake { .. } => Complaint::Foreign,
             DialError::Refused { refusal, .. } => Complaint::Refused(*refusal),
         };
-        let known = self.complaint.as_ref() == Some(&complaint);
-        self.complaint = Some(complaint);
+        let known = !self.complaints.insert(complaint);
         let local = self.context.identity;
         let peer = self.link.state.id;
         if known {

@@ -26,8 +26,7 @@ use super::Inbound;
 use super::connection::{Broken, Reader, Writer, within};
 use super::directory::{Context, Link, Meter, stopped};
 use super::frame::{Frame, Kind};
-use super::handshake::Purpose;
-use super::handshake::Refusal;
+use super::handshake::{Purpose, Refusal};
 use super::peer::{DialError, dial};
 use crate::env::{Clock, Env};
 use crate::types::MemberId;
@@ -39,7 +38,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 /// What a receiver may say about its refusal, in bytes.
@@ -115,19 +114,23 @@ pub(super) struct Upload {
     pub(super) link: Arc<Link>,
     pub(super) header: Bytes,
     pub(super) source: mpsc::Receiver<SnapshotPiece>,
+    /// Who waits for it; it is broken off when nobody does.
+    pub(super) reply: oneshot::Sender<Result<(), SnapshotError>>,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
-/// Sends a snapshot and waits for the receiver's word.
-pub(super) async fn send<E: Env>(env: E, upload: Upload) -> Result<(), SnapshotError> {
-    let context = upload.context.clone();
-    let peer = upload.link.state.id;
+/// Sends a snapshot and waits for the receiver's word. A task of its own, so that it ends when
+/// the transport stops even if whoever waits for it does not look.
+pub(super) async fn send<E: Env>(env: E, upload: Upload) {
+    let Upload { context, link, header, source, mut reply, mut stop } = upload;
+    let peer = link.state.id;
     let started = env.clock().now();
-    let mut stop = context.stop.subscribe();
     let sent = tokio::select! {
-        // Stopping first: nothing more may be sent then.
+        // The ends first: nothing more may be sent then.
         biased;
         () = stopped(&mut stop) => Err(SnapshotError::Stopped),
-        sent = send_to_end(&env, upload) => sent,
+        () = reply.closed() => Err(SnapshotError::Broken("given up on our side".to_owned())),
+        sent = send_to_end(&env, &context, &link, header, source) => sent,
     };
     let took = env.clock().now() - started;
     match &sent {
@@ -140,28 +143,32 @@ pub(super) async fn send<E: Env>(env: E, upload: Upload) -> Result<(), SnapshotE
                 ?took, "failed to send database snapshot to remote peer");
         }
     }
-    sent.map(|_| ())
+    let _ = reply.send(sent.map(|_| ()));
 }
 
 /// Returns the length.
-async fn send_to_end<E: Env>(env: &E, upload: Upload) -> Result<u64, SnapshotError> {
-    let Upload { context, link, header, source } = upload;
+async fn send_to_end<E: Env>(
+    env: &E,
+    context: &Arc<Context>,
+    link: &Link,
+    header: Bytes,
+    source: mpsc::Receiver<SnapshotPiece>,
+) -> Result<u64, SnapshotError> {
     if header.len() > SNAPSHOT_FRAME_BYTES_MAX {
         return Err(SnapshotError::HeaderTooLong);
     }
     let peer = link.state.id;
-    let addresses = link.addresses();
-    let (stream, _) =
-        dial(env, &context, peer, &addresses, Purpose::Snapshot, 0).await.map_err(|error| {
-            match error {
-                DialError::Refused { refusal, .. } => SnapshotError::Refused(refusal),
-                unreachable => SnapshotError::Unreachable(unreachable.to_string()),
-            }
+    let (addresses, first) = link.addresses();
+    let (stream, _) = dial(env, context, peer, &addresses, Purpose::Snapshot, first)
+        .await
+        .map_err(|error| match error {
+            DialError::Refused { refusal, .. } => SnapshotError::Refused(refusal),
+            unreachable => SnapshotError::Unreachable(unreachable.to_string()),
         })?;
     let (read, write) = tokio::io::split(stream);
     let meter = Meter { context: context.clone(), peer };
     let reader = Reader::new(read, SNAPSHOT_FRAME_BYTES_MAX, meter.clone());
-    let sender = Sender { clock: env.clock(), context: &context, length: AtomicU64::new(UNKNOWN) };
+    let sender = Sender { clock: env.clock(), context, length: AtomicU64::new(UNKNOWN) };
     let mut verdict = pin!(sender.verdict(reader));
     let failure = tokio::select! {
         // The receiver's word first: when it has given up, the rest need not be sent.
@@ -409,7 +416,7 @@ pub(super) async fn receive(
     let patience = context.options.idle_timeout;
     within(clock, patience, writer.flush()).await.ok_or(Broken::Idle(patience))??;
     // The sender closes when it has read our word. Closing before, with some of the snapshot
-    // unread, would make the system throw our word away.
+    // unread, would reset the connection, and our word might get lost with it.
     let mut reader = receiver.reader;
     let _ = within(clock, patience, async { while reader.next(clock).await.is_ok() {} }).await;
     Ok(())

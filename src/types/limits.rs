@@ -118,18 +118,6 @@ pub const LEASE_REVOKE_BATCH_MAX: usize = 500;
 /// Leases checkpointed by one log entry.
 pub const LEASE_CHECKPOINT_BATCH_MAX: usize = 1_000;
 
-/// Memory for records of keys' latest versions, unless the options say otherwise.
-pub const STORE_CACHE_BYTES: usize = 64 * 1024 * 1024;
-/// Memory redb may use for pages of the file, unless the options say otherwise.
-pub const STORE_PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// What a version counts for beside its record: its revision's key, checksum and place in a page.
-pub const STORE_RECORD_OVERHEAD_BYTES: usize = 32;
-/// What a cached record costs beside its bytes: the allocations around it.
-pub const STORE_CACHED_RECORD_OVERHEAD_BYTES: usize = 112;
-/// Compaction hashes remembered, newest first out (etcd: hashStorageMaxSize).
-pub const STORE_COMPACTION_HASHES_MAX: usize = 10;
-/// Bytes of a snapshot written into a new store file by one transaction.
-pub const STORE_RESTORE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a request may take before it is answered with a timeout: etcd's 5 s + 2 elections.
 pub fn request_timeout(election: Duration) -> Duration {

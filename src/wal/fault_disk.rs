@@ -357,6 +357,10 @@ impl Disk for FaultDisk {
         Ok(())
     }
 
+    fn available(&self, _path: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn lock(&self, _path: &Path) -> io::Result<()> {
         Ok(())
     }
