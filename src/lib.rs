@@ -6,6 +6,7 @@
 pub mod api;
 pub mod apply;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod env;
 pub mod lease;

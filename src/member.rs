@@ -4,11 +4,16 @@
 
 use crate::api::{ServeOptions, serve};
 use crate::config::Config;
-use crate::env::{Env, Network};
+use crate::env::{Clock, Env, Network};
 use crate::server::{Server, StartError};
 use crate::types::{Error, limits};
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// How long requests under way may take to finish when the member stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a member ended without being asked to.
 #[derive(Debug)]
@@ -57,7 +62,10 @@ pub async fn run<E: Env>(
         listeners.push((url, bound));
     }
     let server = Server::start(env.clone(), config).await.map_err(MemberError::Start)?;
-    let work = work(&env, config, &server, listeners);
+    let (close, closing) = watch::channel(false);
+    let (busy, mut idle) = mpsc::channel(1);
+    let doors = Doors { closing, busy };
+    let work = work(&env, config, &server, listeners, doors);
     let ended = tokio::select! {
         biased;
         // The reason to stop outranks the wish to.
@@ -65,8 +73,22 @@ pub async fn run<E: Env>(
         () = shutdown => Ok(()),
         () = work => Ok(()),
     };
+    close.send_replace(true);
+    tokio::select! {
+        biased;
+        // Closed once the last connection has ended; nothing is ever sent.
+        _ = idle.recv() => {}
+        () = env.clock().sleep(CLOSE_TIMEOUT) => {}
+    }
     server.stop().await;
     ended
+}
+
+/// What client connections live by.
+struct Doors {
+    closing: watch::Receiver<bool>,
+    /// Held by every listener and connection.
+    busy: mpsc::Sender<()>,
 }
 
 /// Joins the cluster, opens the doors, and keeps them open.
@@ -75,6 +97,7 @@ async fn work<E: Env>(
     config: &Config,
     server: &Server,
     listeners: Vec<(&crate::config::Url, <E::Network as Network>::Listener)>,
+    doors: Doors,
 ) {
     let client_urls: Vec<String> =
         config.advertise_client_urls.iter().map(ToString::to_string).collect();
@@ -94,11 +117,14 @@ async fn work<E: Env>(
     for (url, listener) in listeners {
         tracing::info!("ready to serve client requests");
         tracing::info!(
-            traffic = "grpc+http", address = url.address(),
+            traffic = "grpc+http",
+            address = url.address(),
             "serving client traffic insecurely; this is strongly discouraged!"
         );
         let handle = server.handle().clone();
-        env.spawn(serve(env.clone(), listener, handle, options, server.stopping()));
+        let (closing, busy) = (doors.closing.clone(), doors.busy.clone());
+        env.spawn(serve(env.clone(), listener, handle, options, closing, busy));
     }
+    drop(doors);
     std::future::pending().await
 }

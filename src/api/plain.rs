@@ -49,7 +49,11 @@ fn health(handle: &Handle) -> Response<Body> {
     } else if handle.status().leadership().leader == MemberId(0) {
         "RAFT NO LEADER"
     } else {
-        return respond(StatusCode::OK, "text/plain; charset=utf-8", r#"{"health":"true","reason":""}"#);
+        return respond(
+            StatusCode::OK,
+            "text/plain; charset=utf-8",
+            r#"{"health":"true","reason":""}"#,
+        );
     };
     text(
         StatusCode::SERVICE_UNAVAILABLE,

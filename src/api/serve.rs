@@ -12,7 +12,7 @@ use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -56,13 +56,15 @@ where
     }
 }
 
-/// Accepts connections until `stopping`; then lets open ones finish what they do.
+/// Accepts connections until `stopping`; then lets open ones finish what they do. `busy` is held
+/// until the last of them has.
 pub async fn serve<E: Env>(
     env: E,
     mut listener: <E::Network as Network>::Listener,
     handle: Handle,
     options: ServeOptions,
     mut stopping: watch::Receiver<bool>,
+    busy: mpsc::Sender<()>,
 ) {
     let service = ClientService::new(handle, stopping.clone(), options.message_bytes_max);
     loop {
@@ -80,7 +82,11 @@ pub async fn serve<E: Env>(
                     options,
                     stopping.clone(),
                 );
-                env.spawn(connection);
+                let busy = busy.clone();
+                env.spawn(async move {
+                    connection.await;
+                    drop(busy);
+                });
             }
             Err(error) => {
                 // Out of descriptors, most likely: pause rather than spin.

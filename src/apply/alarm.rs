@@ -18,7 +18,8 @@ impl Alarms {
     pub(super) fn restore(rows: BTreeMap<Bytes, Bytes>) -> Result<Alarms, StoreError> {
         let mut alarms = Alarms::default();
         for key in rows.into_keys() {
-            let alarm = AlarmMember::decode(key).map_err(|error| super::unreadable("alarm", &error))?;
+            let alarm =
+                AlarmMember::decode(key).map_err(|error| super::unreadable("alarm", &error))?;
             alarms.raised.insert((alarm.alarm, alarm.member_id));
         }
         Ok(alarms)

@@ -27,7 +27,8 @@ impl Members {
     pub(super) fn restore(rows: BTreeMap<Bytes, Bytes>) -> Result<Members, StoreError> {
         let mut members = Members::default();
         for value in rows.into_values() {
-            let stored = StoredMember::decode(value).map_err(|error| super::unreadable("member", &error))?;
+            let stored =
+                StoredMember::decode(value).map_err(|error| super::unreadable("member", &error))?;
             let member = Member {
                 id: MemberId(stored.id),
                 name: stored.name,

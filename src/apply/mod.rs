@@ -39,7 +39,10 @@ pub enum Reply {
     Txn(TxnResponse),
     /// Compacted logically; space is freed later.
     Compaction(Revision),
-    LeaseGrant { id: LeaseId, ttl: i64 },
+    LeaseGrant {
+        id: LeaseId,
+        ttl: i64,
+    },
     LeaseRevoke,
     Alarm(Vec<AlarmMember>),
     /// Done, nothing to tell.
@@ -141,13 +144,21 @@ impl State {
     ///
     /// # Errors
     /// The store failed: this member must not go on.
-    pub fn apply(&mut self, index: Index, term: Term, command: Option<Command>) -> Fallible<Outcome> {
+    pub fn apply(
+        &mut self,
+        index: Index,
+        term: Term,
+        command: Option<Command>,
+    ) -> Fallible<Outcome> {
         let mut outcome = match command.and_then(|command| command.request) {
             Some(request) => self.request(term, request)?,
             None => Outcome::new(Reply::Done),
         };
         if let Err(error) = &outcome.reply {
-            assert!(error.is_deterministic(), "entry {index} was refused for a local reason: {error}");
+            assert!(
+                error.is_deterministic(),
+                "entry {index} was refused for a local reason: {error}"
+            );
         }
         outcome.finished.retain(|finished| !finished.changes.is_empty());
         self.store.set_applied(index, term);

@@ -260,9 +260,7 @@ fn run(
     for (op, nested) in with_paths(request, path) {
         let response = match op {
             Request::RequestRange(range) => Response::ResponseRange(read(write, range)?),
-            Request::RequestPut(request) => {
-                Response::ResponsePut(put(write, lessor, request)?)
-            }
+            Request::RequestPut(request) => Response::ResponsePut(put(write, lessor, request)?),
             Request::RequestDeleteRange(request) => {
                 Response::ResponseDeleteRange(delete_range(write, lessor, request)?)
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! quorate server [flags]    the server; its flags are etcd's, in Go's syntax
 //! etcd [flags]              the same, when the program is called by that name
+//! quorate bench             measures a server, of ours or a real etcd
 //! quorate version | help
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! Exit codes: 0 done, 1 it failed or the settings cannot be used, 2 the command line cannot be
 //! read.
 
+mod bench;
 pub mod server;
 mod signal;
 mod version;
@@ -50,6 +52,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         flags: Vec<String>,
     },
+    /// Measure a server, of ours or a real etcd
+    Bench(bench::BenchArgs),
     /// Print the version
     Version,
 }
@@ -81,6 +85,7 @@ fn run(arguments: &[String], environment: &BTreeMap<String, String>) -> ExitCode
         Ok(CommandLine { command: Some(Command::Server { flags }), .. }) => {
             server::main(server::PROGRAM, &flags, environment)
         }
+        Ok(CommandLine { command: Some(Command::Bench(arguments)), .. }) => bench::run(arguments),
         Ok(CommandLine { command: None, .. }) => usage_error("a subcommand is missing"),
         Err(error) => {
             // The help text is such an "error", too. Nothing can be done about a closed stream.

@@ -19,9 +19,7 @@ use crate::env::real::Real;
 use crate::env::{Disk, Env as _};
 use crate::logging::{Level, Logger, Options, Value, go_duration};
 use crate::member::{self, MemberError};
-use crate::server::bootstrap::{
-    Content, InitialCluster, Paths, inspect,
-};
+use crate::server::bootstrap::{Content, InitialCluster, Paths, inspect};
 use crate::types::version::{ETCD, QUORATE};
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -11,10 +11,14 @@ impl Drain for ToTracing {
     fn log(&self, record: &Record<'_>, _values: &OwnedKVList) -> Result<(), Never> {
         let message = record.msg();
         match record.level() {
-            slog::Level::Critical | slog::Level::Error => tracing::error!(logger = "raft", "{message}"),
+            slog::Level::Critical | slog::Level::Error => {
+                tracing::error!(logger = "raft", "{message}")
+            }
             slog::Level::Warning => tracing::warn!(logger = "raft", "{message}"),
             slog::Level::Info => tracing::info!(logger = "raft", "{message}"),
-            slog::Level::Debug | slog::Level::Trace => tracing::trace!(logger = "raft", "{message}"),
+            slog::Level::Debug | slog::Level::Trace => {
+                tracing::trace!(logger = "raft", "{message}")
+            }
         }
         Ok(())
     }

@@ -15,13 +15,13 @@
 //! `--compaction-batch-limit` and `--compaction-sleep-interval`; nobody waits for it but who
 //! asked for a physical compaction.
 
+use super::history;
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
 use super::node_loop::{Fatal, Input, ORIGIN_BYTES, poll_job};
 use super::status::Status;
-use crate::apply::{Reply, State};
-use super::history;
 use super::stopped;
+use crate::apply::{Reply, State};
 use crate::env::{Clock, Disk, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
@@ -58,7 +58,9 @@ pub(super) struct Committed {
 pub(super) enum ApplyInput {
     Entries(Vec<Committed>),
     /// A follower needs a snapshot of what is applied.
-    PrepareSnapshot { to: MemberId },
+    PrepareSnapshot {
+        to: MemberId,
+    },
     /// Put the received snapshot in the store's place.
     Install,
 }
@@ -306,8 +308,8 @@ impl<E: Env> ApplyLoop<E> {
         let now = self.parts.env.clock().now();
         let old = self.unflushed_since.is_some_and(|since| now >= since + FLUSH_AGE);
         let unflushed = store.pending().map_err(fatal)?;
-        let large = unflushed.bytes >= FLUSH_BYTES
-            || unflushed.entries as u64 >= self.parts.flush_entries;
+        let large =
+            unflushed.bytes >= FLUSH_BYTES || unflushed.entries as u64 >= self.parts.flush_entries;
         if !(self.flush_wanted || old || large) {
             return Ok(());
         }

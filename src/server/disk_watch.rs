@@ -27,9 +27,8 @@ pub(super) async fn run<E: Env>(
 ) {
     loop {
         let (disk, looked_at) = (env.disk().clone(), paths.clone());
-        let free = env.blocking(move || {
-            looked_at.iter().filter_map(|path| disk.available(path).ok()).min()
-        });
+        let free = env
+            .blocking(move || looked_at.iter().filter_map(|path| disk.available(path).ok()).min());
         if let Some(free) = free.await {
             judge(&status, free);
         }
@@ -52,7 +51,10 @@ fn judge(status: &Status, free: u64) {
         );
         status.set_disk_full(true);
     } else if free >= ENOUGH_BYTES && status.disk_is_full() {
-        tracing::info!("available-bytes" = free, "there is room on the disk again: writes are accepted");
+        tracing::info!(
+            "available-bytes" = free,
+            "there is room on the disk again: writes are accepted"
+        );
         status.set_disk_full(false);
     }
 }

@@ -387,7 +387,8 @@ impl Handle {
             } else if leadership.leader == MemberId(0) {
                 Err(Error::NoLeader)
             } else {
-                peer_calls::keep_alive(&self.0.transport, leadership.leader, id, self.timeout()).await
+                peer_calls::keep_alive(&self.0.transport, leadership.leader, id, self.timeout())
+                    .await
             };
             match renewed {
                 // Leadership is moving: it will be somewhere soon.
@@ -546,9 +547,16 @@ impl Handle {
 
 impl Handle {
     /// A member's address book entry of its own, proposed at each start.
-    pub(super) async fn publish_member(&self, name: String, client_urls: Vec<String>) -> Result<()> {
-        let attributes =
-            crate::proto::log::MemberAttributes { member_id: self.0.settings.member.0, name, client_urls };
+    pub(super) async fn publish_member(
+        &self,
+        name: String,
+        client_urls: Vec<String>,
+    ) -> Result<()> {
+        let attributes = crate::proto::log::MemberAttributes {
+            member_id: self.0.settings.member.0,
+            name,
+            client_urls,
+        };
         self.propose(Request::MemberAttributes(attributes)).await.map(drop)
     }
 
@@ -558,7 +566,6 @@ impl Handle {
         self.propose(Request::ClusterVersion(version)).await.map(drop)
     }
 }
-
 
 /// Pairs in the first piece of a streamed range.
 const FIRST_PIECE_KEYS: usize = 10;

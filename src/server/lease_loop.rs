@@ -6,8 +6,8 @@
 //! likewise.
 
 use super::handle::Handle;
-use crate::apply::LeaseChange;
 use super::stopped;
+use crate::apply::LeaseChange;
 use crate::env::{Clock, Env};
 use crate::lease::{Deadlines, Renewal};
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest};
@@ -98,8 +98,8 @@ impl<E: Env> LeaseLoop<E> {
 
     fn follow_leadership(&mut self) {
         let leadership = *self.leadership.borrow_and_update();
-        let lead = (leadership.leading && leadership.term == self.applied_term)
-            .then_some(leadership.term);
+        let lead =
+            (leadership.leading && leadership.term == self.applied_term).then_some(leadership.term);
         if lead == self.acting {
             return;
         }

@@ -81,8 +81,7 @@ struct Starter<E: Env> {
 impl<E: Env> Starter<E> {
     /// Runs a loop whose failure ends the server.
     fn run(&self, task: impl Future<Output = Result<(), String>> + Send + 'static) {
-        let (stop, fatal, running) =
-            (self.stop.clone(), self.fatal.clone(), self.running.clone());
+        let (stop, fatal, running) = (self.stop.clone(), self.fatal.clone(), self.running.clone());
         self.env.spawn(async move {
             if let Err(reason) = task.await {
                 fatal.send_if_modified(|first| first.get_or_insert(reason.clone()) == &reason);
@@ -122,7 +121,8 @@ impl Server {
         let (stop, _) = watch::channel(false);
         let (fatal_in, fatal) = watch::channel(None);
         let (running_in, running) = mpsc::channel(1);
-        let starter = Starter { env: env.clone(), stop: stop.clone(), fatal: fatal_in, running: running_in };
+        let starter =
+            Starter { env: env.clone(), stop: stop.clone(), fatal: fatal_in, running: running_in };
 
         let (node_in, node_inputs) = mpsc::channel(limits::NODE_QUEUE_MAX);
         let (apply_in, apply_inputs) = mpsc::channel(limits::APPLY_QUEUE_MAX);
@@ -271,7 +271,10 @@ impl Server {
         starter.run(apply_loop.run());
         starter.run_plain(hub_loop.run());
         starter.run_plain(lease_loop.run());
-        starter.run_plain(receive_inbound(env.clone(), inbound, node_in.clone(), snapshots_in, handle.clone()));
+        starter.run_plain(stop_with(
+            starter.stopping(),
+            receive_inbound(env.clone(), inbound, node_in.clone(), snapshots_in, handle.clone()),
+        ));
         starter.run_plain(stop_with(
             starter.stopping(),
             snapshots::send_all(env.clone(), outgoing, transport.clone(), node_in.clone()),
@@ -287,7 +290,12 @@ impl Server {
             starter.stopping(),
         ));
         if let Some(policy) = policy(&config.auto_compaction) {
-            starter.run_plain(compactor::run(env.clone(), handle.clone(), policy, starter.stopping()));
+            starter.run_plain(compactor::run(
+                env.clone(),
+                handle.clone(),
+                policy,
+                starter.stopping(),
+            ));
         }
         starter.run_plain(stop_with(
             starter.stopping(),
@@ -299,11 +307,6 @@ impl Server {
     /// The way in.
     pub fn handle(&self) -> &Handle {
         &self.handle
-    }
-
-    /// For those who end with the server.
-    pub fn stopping(&self) -> watch::Receiver<bool> {
-        self.stop.subscribe()
     }
 
     /// Tells the cluster who and where we are; once that is applied here, this member takes part
@@ -451,7 +454,10 @@ async fn decide_version<E: Env>(
         if leadership.borrow_and_update().leading {
             match handle.set_cluster_version(CLUSTER_VERSION).await {
                 Ok(()) => {
-                    tracing::info!("cluster-version" = CLUSTER_VERSION, "set initial cluster version");
+                    tracing::info!(
+                        "cluster-version" = CLUSTER_VERSION,
+                        "set initial cluster version"
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to set the cluster version; will retry");

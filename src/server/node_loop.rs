@@ -830,13 +830,19 @@ impl<E: Env> NodeLoop<E> {
         let (id, term) = (self.id, now.term);
         match (previous.leader, now.leader) {
             (MemberId(0), new) => {
-                tracing::info!(logger = "raft", "raft.node: {id} elected leader {new} at term {term}");
+                tracing::info!(
+                    logger = "raft",
+                    "raft.node: {id} elected leader {new} at term {term}"
+                );
             }
             (old, MemberId(0)) => {
                 tracing::info!(logger = "raft", "raft.node: {id} lost leader {old} at term {term}");
             }
             (old, new) => {
-                tracing::info!(logger = "raft", "raft.node: {id} changed leader from {old} to {new} at term {term}");
+                tracing::info!(
+                    logger = "raft",
+                    "raft.node: {id} changed leader from {old} to {new} at term {term}"
+                );
             }
         }
     }

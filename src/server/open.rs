@@ -35,10 +35,16 @@ pub enum StartError {
     Directory(DataDirectoryError),
     Config(ConfigError),
     Log(WalError),
-    Store { file: PathBuf, error: StoreError },
+    Store {
+        file: PathBuf,
+        error: StoreError,
+    },
     /// Store and log do not fit together.
     Torn(String),
-    Listen { url: String, error: String },
+    Listen {
+        url: String,
+        error: String,
+    },
     Io(io::Error),
 }
 
@@ -52,9 +58,9 @@ impl StartError {
         match self {
             StartError::Directory(error) => Some(error.hint()),
             StartError::Config(error) => error.hint(),
-            StartError::Listen { .. } => {
-                Some("stop the process that uses the address, or choose another with --listen-client-urls or --listen-peer-urls")
-            }
+            StartError::Listen { .. } => Some(
+                "stop the process that uses the address, or choose another with --listen-client-urls or --listen-peer-urls",
+            ),
             StartError::Torn(_) => Some(
                 "rebuild this member: remove it from the cluster, empty its data directory, add it again; \
                  a single node is restored from a snapshot",
@@ -220,7 +226,11 @@ fn join<D: Disk>(
         )));
     }
     if last < applied {
-        tracing::info!(applied = applied.0, "last-log-index" = last.0, "the store is ahead of the log; the log starts anew");
+        tracing::info!(
+            applied = applied.0,
+            "last-log-index" = last.0,
+            "the store is ahead of the log; the log starts anew"
+        );
         wal.reset(applied, term)?;
         return Ok(Log::new((applied, term), Vec::new(), hard_state, conf_state));
     }

@@ -56,11 +56,12 @@ async fn ask(
     timeout: Duration,
 ) -> Result<peer_response::Response> {
     let payload = PeerRequest { request: Some(request) }.encode_to_vec().into();
-    let answer = transport.request(leader, payload, timeout).await.map_err(|error| match error {
-        // Asking again finds the way, or the next leader.
-        RequestError::NoConnection | RequestError::Refused => Error::NotLeader,
-        RequestError::Timeout => Error::Timeout,
-    })?;
+    let answer =
+        transport.request(leader, payload, timeout).await.map_err(|error| match error {
+            // Asking again finds the way, or the next leader.
+            RequestError::NoConnection | RequestError::Refused => Error::NotLeader,
+            RequestError::Timeout => Error::Timeout,
+        })?;
     let response = PeerResponse::decode(answer).map_err(|_| Error::Timeout)?;
     if response.code == Code::NotLeader as i32 {
         return Err(Error::NotLeader);

@@ -225,7 +225,10 @@ mod tests {
         assert_eq!(check(vec![a_put("b"), a_delete("a", b"c")]), Err(Error::DuplicateKey));
         assert_eq!(check(vec![a_delete("a", b"c"), a_put("c")]), Ok(()));
         assert_eq!(check(vec![a_delete("a", b""), a_delete("a", b"c")]), Ok(()));
-        assert_eq!(check(vec![a_put("a"), nested(vec![a_put("a")], vec![])]), Err(Error::DuplicateKey));
+        assert_eq!(
+            check(vec![a_put("a"), nested(vec![a_put("a")], vec![])]),
+            Err(Error::DuplicateKey)
+        );
         assert_eq!(check(vec![nested(vec![a_put("a")], vec![a_put("a")])]), Ok(()));
         assert_eq!(
             check(vec![nested(vec![a_put("a")], vec![]), nested(vec![], vec![a_put("a")])]),
@@ -249,7 +252,9 @@ mod tests {
 
     #[test]
     fn an_empty_transaction_needs_nobody() {
-        let range = || op(Request::RequestRange(RangeRequest { key: "a".into(), ..RangeRequest::default() }));
+        let range = || {
+            op(Request::RequestRange(RangeRequest { key: "a".into(), ..RangeRequest::default() }))
+        };
         let request = |success| TxnRequest { success, ..TxnRequest::default() };
         assert!(is_serializable(&request(vec![])));
         assert!(!is_serializable(&request(vec![range()])));

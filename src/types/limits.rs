@@ -118,7 +118,6 @@ pub const LEASE_REVOKE_BATCH_MAX: usize = 500;
 /// Leases checkpointed by one log entry.
 pub const LEASE_CHECKPOINT_BATCH_MAX: usize = 1_000;
 
-
 /// How long a request may take before it is answered with a timeout: etcd's 5 s + 2 elections.
 pub fn request_timeout(election: Duration) -> Duration {
     Duration::from_secs(5) + 2 * election

@@ -7,8 +7,8 @@ use crate::proto::etcdserverpb::{
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, lease_server::Lease,
 };
-use crate::types::LeaseId;
 use crate::server::stopped;
+use crate::types::LeaseId;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Answers to renewals that wait for the client to read.

@@ -25,8 +25,7 @@ impl Watch for Services {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let needs_leader =
-            request.metadata().get("hasleader").is_some_and(|value| value == "true");
+        let needs_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
         let id = StreamId(self.handle.next_stream_id());
         let (reply, opened) = tokio::sync::oneshot::channel();
         self.handle.tell_hub(HubInput::Open(id, reply)).await.map_err(status)?;

@@ -29,7 +29,24 @@ impl Real {
 
     /// Runs `main` on a runtime with a worker for each core.
     pub fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        Real::run_to_end(tokio::runtime::Builder::new_multi_thread(), main)
+    }
+
+    /// Runs `main` on so many threads, at least one; with one, that of the caller.
+    pub fn run_on<T>(threads: usize, main: impl Future<Output = T>) -> io::Result<T> {
+        let mut builder = match threads {
+            0 | 1 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        builder.worker_threads(threads.max(1));
+        Real::run_to_end(builder, main)
+    }
+
+    fn run_to_end<T>(
+        mut builder: tokio::runtime::Builder,
+        main: impl Future<Output = T>,
+    ) -> io::Result<T> {
+        let runtime = builder.enable_all().build()?;
         let result = runtime.block_on(main);
         runtime.shutdown_timeout(Duration::from_secs(1));
         Ok(result)
