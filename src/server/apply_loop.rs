@@ -357,7 +357,7 @@ impl<E: Env> ApplyLoop<E> {
         }
         for to in self.snapshots_for.drain(..) {
             if let Some(source) = snapshot_source(store) {
-                let at = store.applied();
+                let (at, source) = (store.applied(), Box::new(source));
                 let _ = self.parts.node.try_send(Input::SnapshotPrepared { to, at, source });
             }
         }
