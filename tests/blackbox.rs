@@ -14,7 +14,13 @@
 
 #[path = "blackbox/crash.rs"]
 mod crash;
+#[path = "blackbox/damage.rs"]
+mod damage;
+#[path = "blackbox/lease.rs"]
+mod lease;
 #[path = "blackbox/load.rs"]
 mod load;
 #[path = "blackbox/process.rs"]
 mod process;
+#[path = "blackbox/shutdown.rs"]
+mod shutdown;
