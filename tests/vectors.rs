@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `QUORATE_CASE=text` | only cases whose name contains the text |
 //! | `QUORATE_TEST_SERVER=/path/etcd` | the server to test instead of ours |
-//! | `QUORATE_TEST_JOBS=4` | servers at a time |
+//! | `QUORATE_TEST_JOBS=8` | servers at a time |
 //!
 //! The test of this test is the real etcd, which passes every area:
 //! `QUORATE_TEST_SERVER=/path/to/etcd cargo test --test vectors -- --include-ignored`.
@@ -82,10 +82,10 @@ areas! {
     health,
 }
 
-/// Servers at a time, over all areas. Starting one costs more than most cases do.
+/// Servers at a time, over all areas. Most of a case is waiting for its server to start.
 static SLOTS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| {
     let jobs = std::env::var("QUORATE_TEST_JOBS").ok().and_then(|text| text.parse().ok());
-    Arc::new(Semaphore::new(jobs.unwrap_or(4)))
+    Arc::new(Semaphore::new(jobs.unwrap_or(8)))
 });
 
 fn replay(area: &str, recording: &str) {
@@ -109,9 +109,8 @@ fn replay(area: &str, recording: &str) {
         println!("{report}");
     }
     let (passed, failed) = (count - reports.len(), reports.len());
-    let summary = format!("vectors {area}: {passed} passed, {failed} failed, {left_out} left out");
-    println!("{summary}");
-    assert!(reports.is_empty(), "{summary}");
+    println!("vectors {area}: {passed} passed, {failed} failed, {left_out} left out");
+    assert!(reports.is_empty(), "{failed} of {count} cases failed");
 }
 
 /// The failures' reports, in the order of the cases.

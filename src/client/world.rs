@@ -106,7 +106,7 @@ async fn open<E: Env>(
 }
 
 /// hyper's executor on `env.spawn`. The `Arc` makes it `Unpin` whatever the world is.
-struct Tasks<E>(Arc<E>);
+pub(super) struct Tasks<E>(pub(super) Arc<E>);
 
 impl<E> Clone for Tasks<E> {
     fn clone(&self) -> Self {

@@ -1,9 +1,9 @@
 //! redb on an [`env::File`](crate::env::File).
 //!
 //! redb brings its own file backend on std; ours goes through the seam, so that simulation decides
-//! what the disk does. Growth reserves the space, so a full disk shows when the file grows and
-//! not in the middle of writing pages back. The process lock stands elsewhere (the data
-//! directory's), so redb's own locking is left out.
+//! what the disk does. redb doubles its file when it is full; the new half is left a hole, so the
+//! disk holds only what was written. The process lock stands elsewhere (the data directory's), so
+//! redb's own locking is left out.
 
 use crate::env::File;
 use redb::StorageBackend;
@@ -36,11 +36,7 @@ impl<F: File> StorageBackend for Backend<F> {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if len > self.file.len()? {
-            self.file.reserve(len)?;
-        } else {
-            self.file.set_len(len)?;
-        }
+        self.file.set_len(len)?;
         self.len.store(len, Ordering::Relaxed);
         Ok(())
     }

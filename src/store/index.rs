@@ -15,7 +15,7 @@
 //! - `cache.used` is the sum of what the cached records weigh.
 
 use super::record::Place;
-use super::tree::{Live, Tree};
+use super::tree::{Key, Live, Tree};
 use crate::types::{KeyRange, LeaseId, limits};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -266,7 +266,7 @@ impl Index {
     }
 
     /// Adds a version read back from the file; versions of one key come in order.
-    pub(super) fn restore(&mut self, key: &[u8], point: Point, lease: LeaseId) {
+    fn restore(&mut self, key: &[u8], point: Point, lease: LeaseId) {
         self.tree.upsert(
             key,
             |state| state.push(point, lease),
@@ -393,4 +393,36 @@ impl Index {
 
 fn leased(lease: LeaseId) -> Option<Box<Extra>> {
     (lease != LeaseId(0)).then(|| Box::new(Extra { lease, past: VecDeque::new() }))
+}
+
+/// Fills an index with the versions of the file. They come in the order they were made; sorted by
+/// key in large batches, they go into the tree several times faster.
+pub(super) struct Loader<'i> {
+    index: &'i mut Index,
+    batch: Vec<(Key, Point, LeaseId)>,
+}
+
+impl<'i> Loader<'i> {
+    pub(super) fn new(index: &'i mut Index) -> Loader<'i> {
+        Loader { index, batch: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, key: &[u8], point: Point, lease: LeaseId) {
+        self.batch.push((Key::new(key), point, lease));
+        if self.batch.len() == limits::STORE_LOAD_BATCH_ROWS {
+            self.write();
+        }
+    }
+
+    pub(super) fn finish(mut self) {
+        self.write();
+    }
+
+    fn write(&mut self) {
+        // Stable: versions of one key stay in order.
+        self.batch.sort_by(|(a, ..), (b, ..)| a.bytes().cmp(b.bytes()));
+        for (key, point, lease) in self.batch.drain(..) {
+            self.index.restore(key.bytes(), point, lease);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::engine::{Engine, Marks, Side, View, row_error};
 use super::error::StoreError;
-use super::index::{Index as Keys, Point};
+use super::index::{Index as Keys, Loader, Point};
 use super::pending::Batch;
 use super::read::Reader;
 use super::record::{Place, Record};
@@ -322,6 +322,7 @@ fn load(view: &View, index: &mut Keys) -> Result<u64, StoreError> {
     let mut last = Place::FIRST;
     let mut retained = 0;
     let mut rows = 0;
+    let mut loader = Loader::new(index);
     view.scan(last, |row, bytes| {
         let Place { main, sub } = row.place;
         let Some(record) = Record::decode(bytes) else {
@@ -338,16 +339,20 @@ fn load(view: &View, index: &mut Keys) -> Result<u64, StoreError> {
         last = row.place;
         rows += 1;
         retained += weight(bytes.len());
-        let point = Point {
-            main,
-            create: record.create_revision,
-            version: record.version,
-            sub,
-            bytes: bytes.len() as u32,
-        };
-        index.restore(record.key, point, LeaseId(record.lease));
+        loader.add(
+            record.key,
+            Point {
+                main,
+                create: record.create_revision,
+                version: record.version,
+                sub,
+                bytes: bytes.len() as u32,
+            },
+            LeaseId(record.lease),
+        );
         Ok(true)
     })?;
+    loader.finish();
     if rows != view.marks.rows || (rows > 0 && last.main > view.marks.revision) {
         return Err(StoreError::Corrupt {
             what: format!("{rows} revisions up to {} were read", last.main),

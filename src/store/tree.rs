@@ -19,6 +19,7 @@
 //! - Only a root leaf may be empty; a branch has at least two children, unless its last sibling
 //!   has just gone, and then it is the root and is replaced by that child.
 //! - All leaves are at the same depth, `height`.
+//! - `first_leaf` and `last_leaf` are the ends of the chain of leaves.
 //!
 //! It leaves out walking backwards: a descending range finds its first key by rank instead.
 
@@ -113,6 +114,7 @@ pub(super) struct Tree<V, const N: usize = 32> {
     /// Levels of branches above the leaves.
     height: usize,
     first_leaf: u32,
+    last_leaf: u32,
     len: usize,
     live: u64,
     /// The way from the root to a leaf: branch and child taken. Kept to spare an allocation.
@@ -132,6 +134,7 @@ impl<V: Live, const N: usize> Tree<V, N> {
             root: 0,
             height: 0,
             first_leaf: 0,
+            last_leaf: 0,
             len: 0,
             live: 0,
             path: Vec::new(),
@@ -322,9 +325,16 @@ impl<V: Live, const N: usize> Tree<V, N> {
     fn descend(&mut self, key: &[u8]) {
         self.path.clear();
         let mut node = self.root;
+        // Keys often come in order; one behind the last key needs no search.
+        let last = self.leaves[self.last_leaf as usize].entries.last();
+        let appends = last.is_some_and(|last| last.key.bytes() < key);
         for _ in 0..self.height {
             let branch = &self.branches[node as usize];
-            let child = branch.keys.partition_point(|separator| separator.bytes() <= key);
+            let child = if appends {
+                branch.keys.len()
+            } else {
+                branch.keys.partition_point(|separator| separator.bytes() <= key)
+            };
             self.path.push((node, child));
             node = branch.children[child];
         }
@@ -392,6 +402,9 @@ impl<V: Live, const N: usize> Tree<V, N> {
         let next = self.leaves[leaf as usize].next;
         let new = self.new_leaf(Leaf { entries: right, next });
         self.leaves[leaf as usize].next = new;
+        if next == NONE {
+            self.last_leaf = new;
+        }
         self.hang_in(separator, new, right_live);
     }
 
@@ -470,6 +483,9 @@ impl<V: Live, const N: usize> Tree<V, N> {
             self.leaves[first as usize].next = self.leaves[second as usize].next;
             self.drop_child(parent, left + 1);
             self.leaves[second as usize].next = NONE;
+            if self.last_leaf == second {
+                self.last_leaf = first;
+            }
             self.free_leaves.push(second);
             return;
         }
@@ -608,6 +624,7 @@ mod tests {
                 assert_eq!(self.leaves[pair[0] as usize].next, pair[1]);
             }
             assert_eq!(self.leaves[*leaves.last().unwrap() as usize].next, NONE);
+            assert_eq!(*leaves.last().unwrap(), self.last_leaf);
             assert_eq!(leaves.len() + self.free_leaves.len(), self.leaves.len());
         }
 

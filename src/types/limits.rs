@@ -94,7 +94,7 @@ pub const WATCH_ROUND_STREAMS_MAX: usize = 256;
 pub const WATCH_STREAMS_MAX: usize = 1_000_000;
 /// Watchers on one stream: a guard of memory.
 pub const WATCH_STREAM_WATCHERS_MAX: usize = 1_000_000;
-/// Watchers on all streams: a guard of memory, at about 200 bytes each.
+/// Watchers on all streams: a guard of memory, at 100 to 260 bytes each.
 pub const WATCHERS_MAX: usize = 10_000_000;
 
 /// Keys a range collects under one hold of the store's lock.
@@ -110,6 +110,8 @@ pub const STORE_RECORD_OVERHEAD_BYTES: usize = 32;
 pub const STORE_CACHED_RECORD_OVERHEAD_BYTES: usize = 112;
 /// Compaction hashes remembered, newest first out (etcd: hashStorageMaxSize).
 pub const STORE_COMPACTION_HASHES_MAX: usize = 10;
+/// Versions sorted at once when a store is opened; 64 bytes of memory each.
+pub const STORE_LOAD_BATCH_ROWS: usize = 512 * 1024;
 /// Bytes of a snapshot written into a new store file by one transaction.
 pub const STORE_RESTORE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 

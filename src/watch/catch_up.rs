@@ -3,12 +3,12 @@
 //! A round begins with the stream that waits longest and its first lagging watcher, the *anchor*.
 //! It reads one window of history from the anchor's cursor on: from the recent log if that reaches
 //! back far enough, else from the store. Other lagging watchers whose cursors lie in the window
-//! come along, from this stream and from those next in line, so that a thousand watchers behind by
-//! the same revisions cost one reading. Watchers of the same keys, view and cursor (a *cohort*)
-//! even share the response's list of events.
+//! come along, from this stream and from those next in line, so that many watchers behind by the
+//! same revisions cost one reading. Watchers of the same keys, view and cursor (a *cohort*) even
+//! share their responses' lists of events.
 //!
 //! Then the streams of the round go to the end of the line. So every round brings the one who
-//! waited longest forward, by at least one revision, and nobody can keep others from their turn.
+//! waited longest forward, and nobody can keep others from their turn.
 //!
 //! Whoever reaches the hub's revision is synced in the same step: between reading and becoming a
 //! member of its group nothing can be applied, so no event falls in between or comes twice.
@@ -21,20 +21,31 @@ use crate::proto::etcdserverpb::WatchResponse;
 use crate::types::{Revision, limits};
 use bytes::Bytes;
 
-/// Watchers that get the same events: same keys, same view, same cursor.
+/// What decides which events a watcher gets: its keys, its view and its cursor.
+type CohortKey = (u32, View, Revision);
+
+/// Watchers that get the same events, and what they get: all of a window, cut into responses.
 struct Cohort {
-    group: u32,
-    view: View,
-    next: Revision,
-    watchers: Vec<u32>,
+    key: CohortKey,
+    /// Finished responses, each with its first revision.
+    responses: Vec<(Revision, Batch)>,
+    /// The response that is being filled.
     events: Vec<Bytes>,
     bytes: usize,
     /// Different revisions in `events`.
     revisions: usize,
-    /// The last of them.
+    first: Revision,
     last: Revision,
-    /// The first revision that did not fit any more.
-    stopped: Option<Revision>,
+}
+
+/// Who is served by a round.
+struct Chosen {
+    /// Streams, in line order; not in the line while the round lasts.
+    streams: Vec<u32>,
+    /// Watchers in the order in which they waited, by number, with their cohort's position.
+    watchers: Vec<(u32, usize)>,
+    /// Ordered by key.
+    cohorts: Vec<Cohort>,
 }
 
 /// The part of history a round reads.
@@ -89,30 +100,26 @@ impl Hub {
                 return Some(1);
             }
         };
-        let (visited, mut cohorts) = self.choose(from, through);
+        let mut chosen = self.choose(from, through);
         let past = Past { history, compacted: self.compacted };
         let limits = BatchLimits {
             revisions_max: self.options.batch_revisions_max,
             bytes_max: self.options.batch_bytes_max,
         };
-        let mut work = match &mut window {
-            Window::Fetched(list) => {
-                scan(list.iter_mut(), &self.index, &mut cohorts, &past, &limits)
-            }
+        let cohorts = &mut chosen.cohorts;
+        let scanned = match &mut window {
+            Window::Fetched(list) => scan(list.iter_mut(), &self.index, cohorts, &past, &limits),
             Window::Recent { start, revisions } => {
                 let list = self.recent.range_mut(*start, *revisions);
-                scan(list, &self.index, &mut cohorts, &past, &limits)
+                scan(list, &self.index, cohorts, &past, &limits)
             }
         };
-        for cohort in cohorts {
-            work += cohort.watchers.len() + cohort.events.len();
-            self.hand_out(cohort, through);
-        }
-        for slot in visited {
+        let delivered = self.hand_out(&chosen, through);
+        for slot in chosen.streams {
             self.streams[slot].runnable = false;
             self.run(slot);
         }
-        Some(work)
+        Some(scanned + delivered)
     }
 
     /// The cursor of the first lagging watcher of the first stream in line that has room. Streams
@@ -181,16 +188,15 @@ impl Hub {
     }
 
     /// Takes the watchers of this round out of their streams' lists: those with a cursor in
-    /// `from..=through`, from the streams first in line. Returns these streams, out of the line,
-    /// and the watchers by cohort.
-    fn choose(&mut self, from: Revision, through: Revision) -> (Vec<u32>, Vec<Cohort>) {
-        let mut visited = Vec::new();
-        let mut chosen = Vec::new();
-        while chosen.len() < limits::WATCH_ROUND_WATCHERS_MAX
-            && visited.len() < limits::WATCH_ROUND_STREAMS_MAX
+    /// `from..=through`, from the streams first in line.
+    fn choose(&mut self, from: Revision, through: Revision) -> Chosen {
+        let mut streams = Vec::new();
+        let mut watchers: Vec<(u32, CohortKey)> = Vec::new();
+        while watchers.len() < limits::WATCH_ROUND_WATCHERS_MAX
+            && streams.len() < limits::WATCH_ROUND_STREAMS_MAX
             && let Some(slot) = self.round.pop_front()
         {
-            visited.push(slot);
+            streams.push(slot);
             let stream = &mut self.streams[slot];
             if !stream.has_room(&self.queue_limits) {
                 continue;
@@ -199,61 +205,63 @@ impl Hub {
                 let number = stream.lagging.pop_front().expect("counted");
                 let watcher = &self.watchers[number];
                 if (from..=through).contains(&watcher.next) {
-                    chosen.push((watcher.group, watcher.view, watcher.next, number));
+                    watchers.push((number, (watcher.group, watcher.view, watcher.next)));
                 } else {
                     stream.lagging.push_back(number);
                 }
             }
         }
-        chosen.sort_unstable();
-        let alike =
-            chosen.chunk_by(|one, other| (one.0, one.1, one.2) == (other.0, other.1, other.2));
-        let cohorts = alike.map(|chunk| Cohort {
-            group: chunk[0].0,
-            view: chunk[0].1,
-            next: chunk[0].2,
-            watchers: chunk.iter().map(|watcher| watcher.3).collect(),
-            events: Vec::new(),
-            bytes: 0,
-            revisions: 0,
-            last: Revision(0),
-            stopped: None,
-        });
-        (visited, cohorts.collect())
+        let mut keys: Vec<CohortKey> = watchers.iter().map(|(_, key)| *key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let cohort_of = |key| keys.binary_search(&key).expect("every key is among them");
+        let watchers = watchers.into_iter().map(|(number, key)| (number, cohort_of(key)));
+        let watchers = watchers.collect();
+        Chosen { streams, watchers, cohorts: keys.into_iter().map(Cohort::new).collect() }
     }
 
-    /// Queues what a cohort gets and moves its cursors, or leaves them where the stream is full.
-    fn hand_out(&mut self, cohort: Cohort, through: Revision) {
-        let next = cohort.stopped.unwrap_or(Revision(through.0 + 1));
-        assert!(next > cohort.next, "a round brings its watchers forward");
-        let batch = Batch::new(cohort.events);
-        for slot in cohort.watchers {
+    /// Queues what the chosen watchers get and moves their cursors; where a stream gets full, a
+    /// cursor stays at the first revision that was not queued. Returns how much was queued.
+    ///
+    /// In the order in which they waited: when there is not room for all of a stream's watchers,
+    /// those who go without are the first next time, before those who got a part.
+    fn hand_out(&mut self, chosen: &Chosen, through: Revision) -> usize {
+        let mut delivered = chosen.watchers.len();
+        let mut refused = Vec::new();
+        for &(slot, cohort) in &chosen.watchers {
             let watcher = &mut self.watchers[slot];
             let stream = &mut self.streams[watcher.stream];
-            if let Some(batch) = &batch {
+            let mut next = Revision(through.0 + 1);
+            let mut served = false;
+            for (first, batch) in &chosen.cohorts[cohort].responses {
                 if !stream.has_room(&self.queue_limits) {
-                    stream.lagging.push_front(slot);
-                    continue;
+                    next = *first;
+                    break;
                 }
-                let fragment_bytes = self.options.fragment_bytes;
-                stream.send_events(
-                    &mut self.touched,
-                    watcher,
-                    self.revision,
-                    batch,
-                    fragment_bytes,
-                );
+                let (fragment_bytes, revision) = (self.options.fragment_bytes, self.revision);
+                stream.send_events(&mut self.touched, watcher, revision, batch, fragment_bytes);
+                delivered += batch.events.as_slice().len();
+                served = true;
             }
-            if next <= self.revision {
-                watcher.next = next;
-                stream.lagging.push_back(slot);
+            if next > self.revision {
+                watcher.next = Revision(0);
+                watcher.lagging = false;
+                self.lagging -= 1;
+                self.become_member(slot);
                 continue;
             }
-            watcher.next = Revision(0);
-            watcher.lagging = false;
-            self.lagging -= 1;
-            self.become_member(slot);
+            watcher.next = next;
+            if next <= through && !served {
+                refused.push(slot);
+            } else {
+                stream.lagging.push_back(slot);
+            }
         }
+        for slot in refused.into_iter().rev() {
+            let stream = self.watchers[slot].stream;
+            self.streams[stream].lagging.push_front(slot);
+        }
+        delivered
     }
 }
 
@@ -273,7 +281,7 @@ fn scan<'a, H: History>(
             work += 1;
             if direct {
                 for cohort in cohorts.iter_mut() {
-                    if index.group(cohort.group).keys.contains(entry.events[at].key()) {
+                    if index.group(cohort.key.0).keys.contains(entry.events[at].key()) {
                         cohort.add(entry, at, past, limits);
                     }
                 }
@@ -281,13 +289,16 @@ fn scan<'a, H: History>(
             }
             index.watching(entry.events[at].key(), |group| groups.push(group));
             for group in groups.drain(..) {
-                let first = cohorts.partition_point(|cohort| cohort.group < group);
+                let first = cohorts.partition_point(|cohort| cohort.key.0 < group);
                 let of_group = cohorts[first..].iter_mut();
-                for cohort in of_group.take_while(|cohort| cohort.group == group) {
+                for cohort in of_group.take_while(|cohort| cohort.key.0 == group) {
                     cohort.add(entry, at, past, limits);
                 }
             }
         }
+    }
+    for cohort in cohorts {
+        cohort.finish_response();
     }
     work
 }
@@ -296,7 +307,19 @@ fn scan<'a, H: History>(
 const DIRECT_COHORTS_MAX: usize = 4;
 
 impl Cohort {
-    /// Takes in event `at` of `entry`, a revision whole or not at all.
+    fn new(key: CohortKey) -> Cohort {
+        Cohort {
+            key,
+            responses: Vec::new(),
+            events: Vec::new(),
+            bytes: 0,
+            revisions: 0,
+            first: Revision(0),
+            last: Revision(0),
+        }
+    }
+
+    /// Takes in event `at` of `entry`. A response ends only between revisions.
     fn add<H: History>(
         &mut self,
         entry: &mut LoggedRevision,
@@ -304,21 +327,31 @@ impl Cohort {
         past: &Past<'_, H>,
         limits: &BatchLimits,
     ) {
+        let (_, view, next) = self.key;
         let revision = entry.revision;
-        if revision < self.next || self.stopped.is_some() {
+        if revision < next {
             return;
         }
-        let full = self.revisions >= limits.revisions_max || self.bytes >= limits.bytes_max;
-        if full && revision > self.last {
-            self.stopped = Some(revision);
-            return;
-        }
-        let Some(event) = entry.encoded(at, self.view, past) else { return };
+        let Some(event) = entry.encoded(at, view, past) else { return };
         if revision > self.last {
+            if self.revisions >= limits.revisions_max || self.bytes >= limits.bytes_max {
+                self.finish_response();
+            }
+            if self.revisions == 0 {
+                self.first = revision;
+            }
             self.last = revision;
             self.revisions += 1;
         }
         self.bytes += event.len();
         self.events.push(event);
+    }
+
+    fn finish_response(&mut self) {
+        if let Some(batch) = Batch::new(std::mem::take(&mut self.events)) {
+            self.responses.push((self.first, batch));
+        }
+        self.bytes = 0;
+        self.revisions = 0;
     }
 }

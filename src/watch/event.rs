@@ -148,7 +148,8 @@ impl LoggedRevision {
         if !view.takes(logged.event.kind) {
             return None;
         }
-        let readable = self.revision.0 - 1 >= past.compacted.0;
+        // The revision before this one is not below the compacted one.
+        let readable = self.revision > past.compacted;
         if !view.prev_kv || logged.event.create || !readable {
             return Some(logged.plain());
         }

@@ -160,10 +160,10 @@ impl Hub {
             return Err(Error::TooManyRequests);
         }
         let queue = Arc::new(StreamQueue::new(id, self.queue_limits, self.bell.clone()));
-        let slot = self.streams.insert(Stream::new(queue.clone(), progress_interval));
+        let slot = self.streams.insert(Stream::new(queue.clone(), now, progress_interval));
         self.streams[slot].place(slot);
         self.stream_slots.insert(id, slot);
-        self.ticks.insert((now + progress_interval, id));
+        self.ticks.insert((self.streams[slot].next_tick, id));
         Ok(queue)
     }
 
@@ -180,7 +180,7 @@ impl Hub {
         if stream.runnable {
             self.round.retain(|other| *other != slot);
         }
-        self.ticks.retain(|(_, other)| *other != id);
+        self.ticks.remove(&(stream.next_tick, id));
     }
 
     /// A client's message. One that holds nothing we know is ignored, as is one for a stream that
@@ -295,12 +295,16 @@ impl Hub {
         while at < members.len() {
             let slot = members[at];
             let watcher = &mut self.watchers[slot];
+            if watcher.next > revision {
+                at += 1;
+                continue;
+            }
             let view = watcher.view;
             let batch = batches[view.index()].get_or_insert_with(|| {
                 let events = hits.iter().map(|hit| entry.encoded(hit.1 as usize, view, &past));
                 Batch::new(events.flatten().collect())
             });
-            let Some(batch) = batch.as_ref().filter(|_| watcher.next <= revision) else {
+            let Some(batch) = batch else {
                 at += 1;
                 continue;
             };

@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(watching(&index, b"b"), [single, interval, open]);
         assert_eq!(watching(&index, b"c"), [open]);
         assert!(watching(&index, b"A").is_empty());
-        [single, interval, open].map(|group| index.leave(group));
+        [single, interval, open].into_iter().for_each(|group| index.leave(group));
         assert_eq!(watching(&index, b"b"), [single, interval]);
-        [single, interval].map(|group| index.leave(group));
+        [single, interval].into_iter().for_each(|group| index.leave(group));
         assert!(watching(&index, b"b").is_empty());
     }
 }

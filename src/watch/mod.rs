@@ -45,6 +45,11 @@
 //! at its stream, push three words and a reference. A stream is locked and its sender woken once a
 //! turn.
 //!
+//! Measured (`tests/speed.rs`, two shared cores, 256-byte values): 1,000 watchers of one key cost
+//! 30 ns of hub and 35 ns of sender for each event on 100 streams, 75 and 75 ns on 1,000 streams;
+//! 100,000 watchers of 10,000 keys on 1,000 streams 180 and 40 ns. A watcher takes 100 bytes when
+//! ten share each key, 260 when each has a key (of 21 bytes) of its own.
+//!
 //! # Invariants
 //!
 //! - A synced watcher has been given everything up to the hub's revision; the cursor of a lagging

@@ -20,10 +20,11 @@ impl Hub {
         {
             self.ticks.remove(&(due, id));
             let slot = self.stream_slots[&id];
-            let interval = self.streams[slot].progress_interval;
+            let stream = &mut self.streams[slot];
             // A late tick is not made up for.
-            let next = if due + interval > now { due + interval } else { now + interval };
-            self.ticks.insert((next, id));
+            let late = due + stream.progress_interval <= now;
+            stream.next_tick = if late { now } else { due } + stream.progress_interval;
+            self.ticks.insert((stream.next_tick, id));
             self.notify(slot);
         }
     }
@@ -35,7 +36,7 @@ impl Hub {
 
     fn notify(&mut self, slot: u32) {
         let stream = &mut self.streams[slot];
-        if stream.notified == 0 || !stream.has_room(&self.queue_limits) {
+        if stream.notified == 0 {
             return;
         }
         for number in stream.watchers.values().copied().collect::<Vec<u32>>() {
@@ -44,10 +45,10 @@ impl Hub {
             match watcher.progress {
                 Progress::Off => {}
                 Progress::Fed => watcher.progress = Progress::Quiet,
-                Progress::Quiet if synced => {
+                Progress::Quiet if synced && stream.has_room(&self.queue_limits) => {
                     let watch_id = watcher.watch_id;
                     let progress = WatchResponse { watch_id, ..Default::default() };
-                    self.streams[slot].send(&mut self.touched, self.revision, progress);
+                    stream.send(&mut self.touched, self.revision, progress);
                 }
                 Progress::Quiet => {}
             }

@@ -98,10 +98,12 @@ pub(super) struct Stream {
     pub notified: usize,
     /// Time between them.
     pub progress_interval: Duration,
+    /// When they are due; the hub's `ticks` says the same.
+    pub next_tick: Duration,
 }
 
 impl Stream {
-    pub fn new(queue: Arc<StreamQueue>, progress_interval: Duration) -> Stream {
+    pub fn new(queue: Arc<StreamQueue>, now: Duration, progress_interval: Duration) -> Stream {
         Stream {
             id: queue.id(),
             queue,
@@ -119,6 +121,7 @@ impl Stream {
             latest_start: Revision(0),
             notified: 0,
             progress_interval,
+            next_tick: now + progress_interval,
         }
     }
 
@@ -209,7 +212,7 @@ impl Stream {
 }
 
 /// Room for pending items kept from turn to turn; more is given back.
-const PENDING_KEPT: usize = 64;
+const PENDING_KEPT: usize = 32;
 
 /// What a response has beside its events: header, id, flags. About what etcd's have, so that
 /// fragments end where etcd's do.

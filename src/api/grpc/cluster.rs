@@ -2,12 +2,12 @@
 
 use super::Services;
 use crate::api::status;
-use crate::apply::Member as KnownMember;
 use crate::proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
     MemberUpdateRequest, MemberUpdateResponse, cluster_server::Cluster,
 };
+use crate::server::Member as KnownMember;
 use crate::types::Error;
 use tonic::{Request, Response, Status};
 

@@ -3,9 +3,8 @@
 use super::{Services, Stream, sign};
 use crate::api::status;
 use crate::proto::etcdserverpb::{WatchRequest, WatchResponse, watch_server::Watch};
-use crate::server::{Handle, HubInput, stopped};
+use crate::server::{Handle, HubInput, StreamId, StreamQueue, stopped};
 use crate::types::{Error, MemberId};
-use crate::watch::{StreamId, StreamQueue};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

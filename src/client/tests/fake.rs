@@ -1,6 +1,7 @@
 //! A server in this process that does what a test tells it to: answer, refuse, hang, or cut its
 //! connections in the middle of something.
 
+use super::super::world::{BoxFuture, Tasks};
 use crate::env::real::Real;
 use crate::env::{Env, Listener, Network};
 use crate::proto::etcdserverpb::kv_server::{Kv, KvServer};
@@ -8,7 +9,7 @@ use crate::proto::etcdserverpb::lease_server::{Lease, LeaseServer};
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::watch_server::{Watch, WatchServer};
 use crate::proto::etcdserverpb::*;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use std::collections::VecDeque;
@@ -59,13 +60,23 @@ struct State {
     renewals: Mutex<VecDeque<Option<i64>>>,
     /// Counts cuts; connections end when it changes.
     cuts: watch::Sender<u64>,
+    spawn: Box<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>,
 }
 
 impl Fake {
     /// Starts a fake that answers the next unary calls as told, then all with [`Answer::Good`].
     pub(super) async fn start(answers: impl IntoIterator<Item = Answer>) -> Fake {
-        let env = Real::new();
-        let mut listener = env.network().bind("127.0.0.1:0").await.unwrap();
+        Fake::start_in(&Real::new(), "127.0.0.1:0", answers).await
+    }
+
+    pub(super) async fn start_in<E: Env>(
+        env: &E,
+        address: &str,
+        answers: impl IntoIterator<Item = Answer>,
+    ) -> Fake {
+        let env = env.clone();
+        let mut listener = env.network().bind(address).await.unwrap();
+        let spawner = env.clone();
         let state = Arc::new(State {
             answers: Mutex::new(answers.into_iter().collect()),
             calls: Mutex::default(),
@@ -73,6 +84,7 @@ impl Fake {
             watches: Mutex::default(),
             renewals: Mutex::default(),
             cuts: watch::Sender::new(0),
+            spawn: Box::new(move |task| spawner.spawn(task)),
         });
         let fake = Fake { address: listener.address().unwrap(), state };
         let routes = Routes::new(KvServer::new(fake.clone()))
@@ -85,8 +97,9 @@ impl Fake {
                 let (stream, _) = listener.accept().await.unwrap();
                 let service = TowerToHyperService::new(routes.clone());
                 let mut cuts = state.cuts.subscribe();
+                let tasks = Tasks(Arc::new(env.clone()));
                 env.spawn(async move {
-                    let builder = auto::Builder::new(TokioExecutor::new());
+                    let builder = auto::Builder::new(tasks);
                     let serve = builder.serve_connection(TokioIo::new(stream), service);
                     tokio::select! {
                         biased;
@@ -203,7 +216,7 @@ impl Watch for Fake {
         let steps = (self.state.watch_script.lock().unwrap())(&create);
         let (feed, receiver) = mpsc::unbounded_channel();
         let fake = self.clone();
-        Real::new().spawn(async move {
+        (self.state.spawn)(Box::pin(async move {
             for step in steps {
                 match step {
                     Step::Send(response) => feed.send(Ok(response)).unwrap_or(()),
@@ -220,7 +233,7 @@ impl Watch for Fake {
                 }
             }
             while let Ok(Some(_)) = requests.message().await {}
-        });
+        }));
         Ok(Response::new(Feed(receiver)))
     }
 }
@@ -250,7 +263,7 @@ impl Lease for Fake {
         let mut requests = request.into_inner();
         let (feed, receiver) = mpsc::unbounded_channel();
         let fake = self.clone();
-        Real::new().spawn(async move {
+        (self.state.spawn)(Box::pin(async move {
             while let Ok(Some(request)) = requests.message().await {
                 fake.state.calls.lock().unwrap().push("renew");
                 let ttl = fake.state.renewals.lock().unwrap().pop_front().unwrap_or(Some(1));
@@ -262,7 +275,7 @@ impl Lease for Fake {
                     None => fake.cut(),
                 }
             }
-        });
+        }));
         Ok(Response::new(Feed(receiver)))
     }
 

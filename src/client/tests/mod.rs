@@ -3,12 +3,15 @@
 
 mod etcd;
 mod fake;
+mod lab;
 
 use super::*;
 use crate::env::real::Real;
+use crate::env::{Clock, Env, Network};
 use crate::proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchResponse};
 use crate::proto::mvccpb::{Event, KeyValue};
 use fake::{Answer, Fake, Step};
+use lab::Lab;
 use std::future::Future;
 use tonic::{Code, Status};
 
@@ -333,5 +336,57 @@ fn renewing_stops_when_the_lease_must_have_expired() {
         let error = client([DEAD]).with_deadline(Some(Duration::from_millis(50)));
         let error = error.lease_keep_alive_once(7).await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded);
+    });
+}
+
+#[test]
+fn the_client_needs_no_runtime_but_its_world() {
+    Lab::run(|lab| async move {
+        let fake = Fake::start_in(&lab, "a:1", [timed_out(), Answer::Hang]).await;
+        fake.on_watch(|_| vec![created(1), Step::Send(events([2])), Step::Cut]);
+        let client = Client::connect(&lab, ["a:1"], Options::default()).unwrap();
+        let begun = lab.clock().now();
+        client.put(Put::new("a", "b")).await.unwrap_err();
+        let late = client.get(Get::key("a")).await.unwrap_err();
+        assert!(matches!(late, Error::Deadline { sent: true, .. }));
+        assert_eq!(lab.clock().now() - begun, Duration::from_secs(10), "the default deadline");
+        client.get(Get::key("a")).await.unwrap();
+        let mut watcher = client.watch(Watch::key("a"));
+        assert_eq!(revisions(&mut watcher).await, Ok(vec![2]));
+    });
+}
+
+#[test]
+fn a_server_that_fell_silent_is_noticed_and_left() {
+    Lab::run(|lab| async move {
+        // A hole accepts connections and never says a word.
+        let hole = lab.network().bind("hole:1").await.unwrap();
+        let fake = Fake::start_in(&lab, "fake:1", []).await;
+        fake.on_watch(|_| vec![created(1), Step::Send(events([2]))]);
+        let options = Options { deadline: None, ..Options::default() };
+        let patience = options.keep_alive_interval.unwrap() + options.keep_alive_timeout;
+        let client = Client::connect(&lab, ["hole:1", "fake:1"], options).unwrap();
+        let mut watcher = client.watch(Watch::key("a"));
+        assert_eq!(revisions(&mut watcher).await, Ok(vec![2]));
+        assert!(lab.clock().now() <= patience + Duration::from_secs(1), "{:?}", lab.clock().now());
+        drop(hole);
+    });
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_tried_ever_less_often() {
+    Lab::run(|lab| async move {
+        let options = Options { deadline: Some(Duration::from_secs(60)), ..Options::default() };
+        let (least, most) = (options.backoff_min, options.backoff_max);
+        let client = Client::connect(&lab, ["a:1"], options).unwrap();
+        let error = client.get(Get::key("a")).await.unwrap_err();
+        assert!(matches!(error, Error::Deadline { sent: false, .. }), "{error:?}");
+        // Once it is there it is found within the longest pause.
+        let fake = Fake::start_in(&lab, "a:1", []).await;
+        let begun = lab.clock().now();
+        client.get(Get::key("a")).await.unwrap();
+        let waited = lab.clock().now() - begun;
+        assert!(waited <= most && waited > least, "{waited:?}");
+        assert_eq!(fake.calls().len(), 1);
     });
 }

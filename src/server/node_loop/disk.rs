@@ -1,0 +1,174 @@
+//! The log on disk: one job at a time on a storage thread, which takes the log along and brings
+//! it back.
+//!
+//! Whatever Raft wants persisted while a write is under way is gathered in [`ToWrite`]: the next
+//! write serves everybody who came meanwhile with one fdatasync.
+
+use super::{Fatal, NodeLoop};
+use crate::env::Env;
+use crate::raft::{Entry, Message, Persist};
+use crate::types::{Index, MemberId, Term};
+use crate::wal::{self, Wal, WalError};
+use std::time::Duration;
+
+/// The log comes back from the storage thread with what became of the job.
+pub(super) type Finished<D> = (Wal<D>, std::result::Result<(), WalError>, Job);
+
+/// Work of the storage thread.
+pub(super) enum Job {
+    Write(ToWrite),
+    /// Drop segments that hold nothing younger than this.
+    Release(Index),
+    /// Have the next segment ready before it is needed.
+    Prepare,
+}
+
+/// The next write to the log, gathered from one or more [`Persist`]s.
+#[derive(Default)]
+pub(super) struct ToWrite {
+    pub(super) batch: wal::Batch,
+    pub(super) bytes: usize,
+    pub(super) reset: Option<(Index, Term)>,
+    /// The [`Persist::number`] that is reached with it; 0 = nothing gathered.
+    pub(super) number: u64,
+    pub(super) messages: Vec<Message>,
+}
+
+impl ToWrite {
+    /// Whether anything in it has to reach the disk for its own sake. A new commit index alone
+    /// does not: it is learned again.
+    pub(super) fn is_due(&self) -> bool {
+        !self.batch.entries.is_empty() || self.batch.sync || self.reset.is_some()
+    }
+
+    pub(super) fn add(&mut self, persist: Persist) {
+        self.number = persist.number;
+        self.reset = persist.snapshot.or(self.reset);
+        self.batch.sync |= persist.sync;
+        if let Some(hard_state) = persist.hard_state {
+            self.batch.hard_state = Some(wal::HardState {
+                term: Term(hard_state.term),
+                vote: MemberId(hard_state.vote),
+                commit: Index(hard_state.commit),
+            });
+        }
+        if let Some(first) = persist.entries.first() {
+            // A new leader's entries may replace what was gathered but not written yet.
+            while self.batch.entries.last().is_some_and(|last| last.index.0 >= first.index) {
+                self.batch.entries.pop();
+            }
+        }
+        self.bytes += persist.entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+        self.batch.entries.extend(persist.entries.into_iter().map(to_log_entry));
+        self.messages.extend(persist.messages);
+    }
+}
+
+fn to_log_entry(entry: Entry) -> wal::LogEntry {
+    wal::LogEntry {
+        index: Index(entry.index),
+        term: Term(entry.term),
+        kind: entry.entry_type as u8,
+        data: entry.data,
+    }
+}
+
+impl<E: Env> NodeLoop<E> {
+    pub(super) fn start_job(&mut self) {
+        if self.job.is_some() || self.retry_at.is_some() || self.installing_snapshot() {
+            return;
+        }
+        while !self.to_write.is_due() && self.to_write.number != 0 {
+            self.settle();
+        }
+        let job = if self.to_write.is_due() {
+            Job::Write(std::mem::take(&mut self.to_write))
+        } else if let Some(index) = self.release.take() {
+            Job::Release(index)
+        } else if std::mem::take(&mut self.prepare) {
+            Job::Prepare
+        } else {
+            return;
+        };
+        let mut wal = self.wal.take().expect("the log is here while no job runs");
+        self.job = Some(Box::pin(self.env.blocking(move || {
+            let result = match &job {
+                Job::Write(write) => (write.reset)
+                    .map_or(Ok(()), |(index, term)| wal.reset(index, term))
+                    .and_then(|()| wal.append(&write.batch).map(drop)),
+                Job::Release(index) => wal.release(*index).map(drop),
+                Job::Prepare => wal.prepare(),
+            };
+            (wal, result, job)
+        })));
+    }
+
+    /// Whether the next write must wait for the apply loop to put a snapshot in place.
+    pub(super) fn installing_snapshot(&self) -> bool {
+        self.installing.is_some() && self.to_write.reset.is_some()
+    }
+
+    /// With no write under way and nothing that must be written, what was gathered counts as
+    /// persisted; a changed commit index goes along with the next write.
+    pub(super) fn settle(&mut self) {
+        let number = std::mem::take(&mut self.to_write.number);
+        let messages = std::mem::take(&mut self.to_write.messages);
+        self.node.persisted(number);
+        self.send(messages);
+        while let Some(effects) = self.node.effects() {
+            self.carry_out(effects);
+        }
+    }
+
+    pub(super) fn finish_job(
+        &mut self,
+        finished: Finished<E::Disk>,
+    ) -> std::result::Result<(), Fatal> {
+        let (wal, result, job) = finished;
+        let poisoned = wal.is_poisoned();
+        self.prepare = wal.wants_prepare();
+        self.wal = Some(wal);
+        match (job, result) {
+            (Job::Write(write), Ok(())) => {
+                self.node.persisted(write.number);
+                self.send(write.messages);
+            }
+            (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {
+                self.wait_for_space(write);
+            }
+            (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {}
+            (Job::Prepare | Job::Release(_), Ok(())) => {}
+            (_, Err(error)) => return Err(format!("the log cannot be written: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Nothing of the write happened. Clients are refused until there is room; the write is
+    /// repeated, in front of what came after it.
+    pub(super) fn wait_for_space(&mut self, mut write: ToWrite) {
+        if !self.status.disk_is_full() {
+            tracing::error!(
+                "no space left on the disk of the log; writes are refused until there is some: \
+                 free space in the data directory's file system, nothing else is needed"
+            );
+        }
+        self.status.set_disk_full(true);
+        self.retry_at = Some(self.now() + Duration::from_secs(1));
+        let after = std::mem::take(&mut self.to_write);
+        if after.reset.is_some() {
+            // What could not be written is void now.
+            write.batch.entries.clear();
+        }
+        if let Some(first) = after.batch.entries.first() {
+            write.batch.entries.retain(|entry| entry.index < first.index);
+        }
+        write.reset = after.reset.or(write.reset);
+        write.batch.entries.extend(after.batch.entries);
+        write.batch.hard_state = after.batch.hard_state.or(write.batch.hard_state);
+        write.batch.sync |= after.batch.sync;
+        write.bytes += after.bytes;
+        write.number = write.number.max(after.number);
+        write.messages.extend(after.messages);
+        self.to_write = write;
+    }
+}

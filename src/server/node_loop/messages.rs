@@ -1,0 +1,90 @@
+//! What members say to each other: Raft messages, and snapshots for followers that are too far
+//! behind for entries.
+
+use super::{NodeLoop, OutgoingSnapshot};
+use crate::env::Env;
+use crate::raft::{Message, MessageType};
+use crate::server::apply_loop::ApplyInput;
+use crate::types::{Index, MemberId, limits};
+use bytes::Bytes;
+use protobuf::Message as _;
+
+impl<E: Env> NodeLoop<E> {
+    pub(super) fn take_message(&mut self, from: MemberId, payload: &Bytes) {
+        let message = match Message::parse_from_carllerche_bytes(payload) {
+            Ok(message) if message.from == from.0 && message.to == self.id.0 => message,
+            Ok(message) => {
+                tracing::warn!(
+                    "remote-peer-id" = %from, "claimed-from" = message.from, "claimed-to" = message.to,
+                    "dropped a Raft message whose sender or receiver is not who it says"
+                );
+                return;
+            }
+            Err(error) => {
+                tracing::warn!("remote-peer-id" = %from, %error, "dropped a Raft message that cannot be read");
+                return;
+            }
+        };
+        let appends = message.get_msg_type() == MessageType::MsgAppend;
+        let backlog = self.to_apply.len() > limits::APPLY_QUEUE_MAX;
+        if appends && (backlog || self.to_write.bytes > limits::LOG_BATCH_BYTES_MAX) {
+            // As if the network had lost it: the leader sends it again when we have caught up.
+            return;
+        }
+        self.node.step(message);
+    }
+
+    pub(super) fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let to = MemberId(message.to);
+            let payload = match message.write_to_bytes() {
+                Ok(bytes) => Bytes::from(bytes),
+                Err(error) => unreachable!("a message in memory can be encoded: {error}"),
+            };
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.send_snapshot(to, payload);
+            } else if !self.transport.send(to, payload) {
+                self.node.unreachable(to);
+            }
+        }
+    }
+
+    // ---- snapshots for followers ----
+
+    pub(super) fn prepare_snapshot(&mut self) {
+        let Some(to) = self.node.log().take_snapshot_wanted().map(MemberId) else { return };
+        if self.snapshots_out.contains_key(&to) {
+            return;
+        }
+        self.snapshots_out.insert(to, self.applied);
+        self.to_apply(ApplyInput::PrepareSnapshot { to });
+    }
+
+    pub(super) fn send_snapshot(&mut self, to: MemberId, header: Bytes) {
+        let Some((_, source)) = self.prepared_snapshots.remove(&to) else {
+            self.node.snapshot_sent(to, false);
+            return;
+        };
+        let outgoing = OutgoingSnapshot { to, header, source };
+        if self.snapshots.try_send(outgoing).is_err() {
+            self.snapshots_out.remove(&to);
+            self.node.snapshot_sent(to, false);
+        }
+    }
+
+    /// Forgets entries no follower should need, but for those a snapshot on its way relies on.
+    pub(super) fn compact_log(&mut self) {
+        let keep = self.snapshots_out.values().min().copied().unwrap_or(self.applied);
+        let by_count = Index(self.applied.0.saturating_sub(self.catchup_entries));
+        self.node.log().compact(by_count.min(keep));
+        let relied_on = !self.snapshots_out.is_empty();
+        let bytes_max = limits::LOG_MEMORY_BYTES_MAX * if relied_on { 8 } else { 1 };
+        while self.node.log().bytes() > bytes_max {
+            let (before, _) = self.node.log().before();
+            if before >= self.applied {
+                break;
+            }
+            self.node.log().compact(Index(before.0 + 1));
+        }
+    }
+}
