@@ -292,23 +292,12 @@ impl<V: Live, const N: usize> Tree<V, N> {
         self.leaves[leaf].entries.iter_mut().map(|entry| &mut entry.value)
     }
 
-    /// Bytes the nodes take, without what keys and values hold on the heap.
+    /// About how many bytes the nodes take, without what keys and values hold on the heap.
     pub(super) fn node_bytes(&self) -> usize {
-        let leaves: usize = self
-            .leaves
-            .iter()
-            .map(|leaf| size_of::<Leaf<V>>() + leaf.entries.capacity() * size_of::<Entry<V>>())
-            .sum();
-        let branches: usize = self
-            .branches
-            .iter()
-            .map(|branch| {
-                size_of::<Branch>()
-                    + branch.keys.capacity() * size_of::<Key>()
-                    + branch.children.capacity() * size_of::<(u32, u64)>()
-            })
-            .sum();
-        leaves + branches
+        let slack = LEAF_GROWTH / 2 * size_of::<Entry<V>>();
+        let child = size_of::<Key>() + size_of::<(u32, u64)>();
+        self.len * size_of::<Entry<V>>()
+            + self.leaves.len() * (size_of::<Leaf<V>>() + slack + child)
     }
 
     fn leaf_of(&self, key: &[u8]) -> u32 {
