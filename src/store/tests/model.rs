@@ -165,7 +165,8 @@ impl Model {
                 && (q.max_create == 0 || v.create <= q.max_create)
         });
         let limit = if q.limit > 0 { q.limit as usize } else { usize::MAX };
-        if q.order == SortOrder::None {
+        let filtered = [q.min_mod, q.max_mod, q.min_create, q.max_create] != [0; 4];
+        if q.order == SortOrder::None && !filtered {
             // One more than the limit is fetched by key, and those are sorted.
             found.truncate(limit.saturating_add(1));
         }
