@@ -324,7 +324,7 @@ impl<E: Env> NodeLoop<E> {
                 }
                 self.applied = self.node.log().before().0;
                 self.status.set_applied(self.applied);
-                self.start_job();
+                self.release_reads();
             }
         }
     }

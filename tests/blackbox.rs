@@ -1,0 +1,26 @@
+//! The product as its operators meet it: real processes on loopback, crashes, broken files, full
+//! disks, slow clients.
+//!
+//! Every claim is the name of a test; the file it stands in says how such claims are shown. The
+//! default run takes a few minutes at most. What takes longer is ignored by default and prints
+//! figures:
+//!
+//! ```text
+//! cargo test --release --test blackbox -- --ignored --nocapture --test-threads 1 heavy
+//! ```
+
+// Tests live outside the fence: they drive real processes in real time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+#[path = "blackbox/crash.rs"]
+mod crash;
+#[path = "blackbox/damage.rs"]
+mod damage;
+#[path = "blackbox/lease.rs"]
+mod lease;
+#[path = "blackbox/load.rs"]
+mod load;
+#[path = "blackbox/process.rs"]
+mod process;
+#[path = "blackbox/shutdown.rs"]
+mod shutdown;
