@@ -31,54 +31,40 @@ use Style::{Pure, Waits};
 ///
 /// The order is the order of the layers: a module uses what stands above it. `proto` and `types`
 /// are vocabulary; `config` and `logging` are read by the layers that are set up from outside.
-const MODULES: [(&str, &[&str], Style); 23] = [
+const MODULES: [(&str, &[&str], Style); 17] = [
     ("types", &[], Pure),
     ("proto", &[], Waits), // the generated service traits
     ("env", &["types"], Waits),
     ("wal", &["types", "env::Disk", "env::File"], Pure),
-    ("raft", &["types", "wal"], Pure),
+    ("raft", &["types"], Pure),
     ("store", &["types", "proto", "env::Disk", "env::File"], Pure),
-    ("lease", &["types", "proto", "store::schema"], Pure),
-    ("auth", &["types", "proto", "store::schema"], Pure),
-    ("alarm", &["types", "proto", "store::schema"], Pure),
-    (
-        "apply",
-        &["types", "proto", "env::File", "store", "lease", "auth", "alarm", "raft::membership"],
-        Pure,
-    ),
-    ("watch", &["types", "proto", "store::view"], Pure),
+    ("lease", &["types", "proto"], Pure),
+    ("apply", &["types", "proto", "env::File", "store", "lease"], Pure),
+    ("watch", &["types", "proto"], Pure),
     ("transport", &["types", "env", "proto"], Waits),
     ("logging", &["types", "env"], Waits),
-    ("tls", &["types", "env"], Waits),
-    ("metrics", &["types"], Waits),
-    ("config", &["types", "logging", "tls"], Pure),
+    ("config", &["types", "logging"], Pure),
     (
         "server",
         &[
             "types",
-            "env",
             "proto",
+            "env",
             "wal",
             "raft",
             "store",
             "lease",
-            "auth",
-            "alarm",
             "apply",
             "watch",
             "transport",
             "logging",
-            "tls",
-            "metrics",
             "config",
         ],
         Waits,
     ),
-    ("api", &["types", "env", "proto", "server", "tls", "metrics"], Waits),
-    ("client", &["types", "env", "proto", "tls"], Waits),
-    ("check", &["types"], Pure),
-    ("workload", &["types", "env", "client", "check::op", "check::history"], Waits),
+    ("api", &["types", "proto", "env", "server"], Waits),
     ("member", &["types", "env", "config", "server", "api"], Waits),
+    ("client", &["types", "proto", "env"], Waits),
     ("cli", &["*"], Waits),
 ];
 

@@ -53,7 +53,7 @@ enum Command {
         flags: Vec<String>,
     },
     /// Measure a server, of ours or a real etcd
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
     /// Print the version
     Version,
 }
@@ -85,7 +85,7 @@ fn run(arguments: &[String], environment: &BTreeMap<String, String>) -> ExitCode
         Ok(CommandLine { command: Some(Command::Server { flags }), .. }) => {
             server::main(server::PROGRAM, &flags, environment)
         }
-        Ok(CommandLine { command: Some(Command::Bench(arguments)), .. }) => bench::run(arguments),
+        Ok(CommandLine { command: Some(Command::Bench(arguments)), .. }) => bench::run(*arguments),
         Ok(CommandLine { command: None, .. }) => usage_error("a subcommand is missing"),
         Err(error) => {
             // The help text is such an "error", too. Nothing can be done about a closed stream.

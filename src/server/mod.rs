@@ -36,8 +36,8 @@ mod snapshots;
 mod status;
 mod validate;
 
-pub use crate::apply::Member;
-pub use crate::watch::{StreamId, StreamQueue};
+pub use crate::apply::{Member, Members};
+pub(crate) use crate::watch::{StreamId, StreamQueue};
 pub use compactor::Policy;
 pub use handle::{Handle, Settings};
 pub(crate) use hub_loop::HubInput;

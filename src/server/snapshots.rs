@@ -162,7 +162,7 @@ async fn receive_one<E: Env>(
     }
     env.blocking(move || sink.finish()).await.map_err(|error| error.to_string())?;
     let (done, installed) = oneshot::channel();
-    let input = Input::SnapshotReceived { message, done };
+    let input = Input::SnapshotReceived { message: Box::new(message), done };
     node.send(input).await.map_err(|_| "the server stops".to_owned())?;
     installed.await.map_err(|_| "the server stops".to_owned())
 }

@@ -159,7 +159,7 @@ impl Marks {
 }
 
 fn damaged(table: &str) -> StoreError {
-    StoreError::Corrupt { what: "an entry of the wrong length".into(), place: table.into() }
+    StoreError::Corrupt { what: "an entry that is cut or changed".into(), place: table.into() }
 }
 
 fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM_BYTES] {

@@ -46,9 +46,8 @@ impl Reader {
         loop {
             let (capture, compacted, at) = {
                 let shared = self.lock.read()?;
-                if let Some(hash) =
-                    shared.compaction_hashes.iter().find(|hash| hash.hash_revision == revision)
-                {
+                let remembered = |hash: &&HashKv| revision.0 > 0 && hash.hash_revision == revision;
+                if let Some(hash) = shared.compaction_hashes.iter().find(remembered) {
                     return Ok(*hash);
                 }
                 if revision.0 > 0 {
@@ -132,13 +131,10 @@ impl Reader {
     }
 }
 
-/// Whether a hash counts a row; `places` are the kept ones, sorted.
+/// Whether a hash counts a row; `places` are the kept ones, sorted. They are puts only, which
+/// leaves out the tombstones of the compacted revision.
 fn counts(row: RowKey, compacted: i64, places: &[Place]) -> bool {
-    if row.place.main > compacted {
-        return true;
-    }
-    let gone = row.tombstone && row.place.main == compacted;
-    !gone && places.binary_search(&row.place).is_ok()
+    row.place.main > compacted || places.binary_search(&row.place).is_ok()
 }
 
 impl Kept {

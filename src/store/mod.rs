@@ -18,11 +18,11 @@
 //!        redb: revision -> KeyValue, side tables, marks (applied index ...)   disk
 //! ```
 //!
-//! - **The index** ([`index`], on the counting B+tree of [`tree`]) is rebuilt at start from the
+//! - **The index** (`index`, on the counting B+tree of `tree`) is rebuilt at start from the
 //!   rows. It answers what needs no value: which keys, how many, their revisions and versions.
-//! - **The file** ([`engine`]) keeps rows in the order they were made, with checksums of ours. It is
+//! - **The file** (`engine`) keeps rows in the order they were made, with checksums of ours. It is
 //!   synced once per flush, never per request: the Raft log is what makes a request durable, and it
-//!   replays what a crash took ([`pending`]).
+//!   replays what a crash took (`pending`).
 //! - **Values** are read from the cache, from what is not yet flushed, or from the file.
 //! - **Side tables** hold durable state of other modules, in the same transactions.
 //!

@@ -63,7 +63,7 @@ pub struct Sizes {
     pub retained_bytes: u64,
     /// Keys that are there now.
     pub keys: u64,
-    /// Bytes of memory of the index's nodes.
+    /// Bytes of memory of the index's nodes, about.
     pub index_bytes: u64,
     /// Bytes of memory of cached records.
     pub cached_bytes: u64,

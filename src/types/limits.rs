@@ -33,7 +33,7 @@ pub const LOG_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Committed entries that may wait for the apply loop.
 pub const APPLY_QUEUE_MAX: usize = 64;
 /// Bytes of log entries kept in memory for slow followers.
-pub const LOG_MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const LOG_MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Messages waiting for one peer; past it they are dropped, Raft repeats them.
 pub const PEER_QUEUE_MAX: usize = 4_096;
 /// Bytes of Raft entries in one message.
@@ -75,7 +75,7 @@ pub const WATCH_STREAM_QUEUE_MAX: usize = 1_024;
 /// Recent events the hub keeps to serve watchers that lag a little.
 pub const WATCH_RECENT_EVENTS_MAX: usize = 16_384;
 /// Bytes of those events.
-pub const WATCH_RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const WATCH_RECENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes that may wait in one watch stream, one response more at most.
 pub const WATCH_STREAM_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Revisions in one response of a watcher that catches up (etcd: watchBatchMaxRevs).

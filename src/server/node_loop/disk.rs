@@ -131,6 +131,9 @@ impl<E: Env> NodeLoop<E> {
         match (job, result) {
             (Job::Write(write), Ok(())) => {
                 self.node.persisted(write.number);
+                if let Some((index, _)) = write.reset {
+                    self.node.applied(index);
+                }
                 self.send(write.messages);
             }
             (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {

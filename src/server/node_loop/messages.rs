@@ -57,7 +57,7 @@ impl<E: Env> NodeLoop<E> {
             return;
         }
         self.snapshots_out.insert(to, self.applied);
-        self.to_apply(ApplyInput::PrepareSnapshot { to });
+        self.hand_to_apply(ApplyInput::PrepareSnapshot { to });
     }
 
     pub(super) fn send_snapshot(&mut self, to: MemberId, header: Bytes) {

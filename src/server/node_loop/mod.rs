@@ -59,6 +59,9 @@ pub(super) struct Proposal {
     pub deadline: Duration,
 }
 
+/// A job on its way to its end.
+type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// What the loop is told.
 pub(super) enum Input {
     Propose(Proposal),
@@ -82,7 +85,7 @@ pub(super) enum Input {
     SnapshotPrepared {
         to: MemberId,
         at: (Index, Term),
-        source: SnapshotSource,
+        source: Box<SnapshotSource>,
     },
     /// It was taken by `to`, or was not.
     SnapshotSent {
@@ -91,7 +94,7 @@ pub(super) enum Input {
     },
     /// A snapshot arrived whole and lies beside the store.
     SnapshotReceived {
-        message: Message,
+        message: Box<Message>,
         /// Whether Raft wanted it and it is installed.
         done: oneshot::Sender<bool>,
     },
@@ -163,7 +166,7 @@ pub(super) struct NodeLoop<E: Env> {
 
     /// The log; away while a job runs.
     wal: Option<Wal<E::Disk>>,
-    job: Option<Pin<Box<dyn Future<Output = Finished<E::Disk>> + Send>>>,
+    job: Option<Running<Finished<E::Disk>>>,
     to_write: ToWrite,
     release: Option<Index>,
     prepare: bool,
@@ -304,7 +307,7 @@ impl<E: Env> NodeLoop<E> {
             Input::Transfer { target, reply } => self.start_transfer(target, reply),
             Input::SnapshotPrepared { to, at, source } => {
                 self.snapshots_out.insert(to, at.0);
-                self.prepared_snapshots.insert(to, (at.0, source));
+                self.prepared_snapshots.insert(to, (at.0, *source));
                 self.node.log().offer_snapshot(to.0, at);
             }
             Input::SnapshotSent { to, taken } => {
@@ -313,7 +316,7 @@ impl<E: Env> NodeLoop<E> {
             }
             Input::SnapshotReceived { message, done } => {
                 self.installing = Some(done);
-                self.node.step(message);
+                self.node.step(*message);
             }
             Input::SnapshotInstalled => {
                 if let Some(done) = self.installing.take() {
@@ -321,7 +324,7 @@ impl<E: Env> NodeLoop<E> {
                 }
                 self.applied = self.node.log().before().0;
                 self.status.set_applied(self.applied);
-                self.start_job();
+                self.release_reads();
             }
         }
     }
@@ -352,7 +355,7 @@ impl<E: Env> NodeLoop<E> {
         }
         if let Some(at) = effects.persist.snapshot {
             tracing::info!(index = at.0.0, term = at.1.0, "applying snapshot from leader");
-            self.to_apply(ApplyInput::Install);
+            self.hand_to_apply(ApplyInput::Install);
         }
         self.to_write.add(effects.persist);
     }
@@ -443,7 +446,7 @@ impl<E: Env> NodeLoop<E> {
 }
 
 /// The end of a job under way; never, while there is none.
-pub(super) async fn poll_job<T>(job: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+pub(super) async fn poll_job<T>(job: &mut Option<Running<T>>) -> T {
     match job {
         Some(future) => {
             let result = future.await;

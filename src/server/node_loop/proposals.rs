@@ -66,10 +66,10 @@ impl<E: Env> NodeLoop<E> {
             });
         }
         self.status.set_committed(self.node.committed());
-        self.to_apply(ApplyInput::Entries(committed));
+        self.hand_to_apply(ApplyInput::Entries(committed));
     }
 
-    pub(super) fn to_apply(&mut self, input: ApplyInput) {
+    pub(super) fn hand_to_apply(&mut self, input: ApplyInput) {
         if !self.to_apply.is_empty() {
             self.to_apply.push_back(input);
             return;

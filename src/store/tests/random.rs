@@ -415,8 +415,15 @@ fn compare_stream(reader: &Reader, model: &Model, query: &RangeQuery) {
     assert_eq!(end, Some((more, count, Revision(model.revision))), "{query:?}");
 }
 
+/// Fewer cases than usual, each is long; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { u32::MAX } else { 96 };
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: cases.min(default.cases), ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// Whatever happens to it, the store answers as the model does.
     #[test]
