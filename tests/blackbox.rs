@@ -16,11 +16,17 @@
 mod crash;
 #[path = "blackbox/damage.rs"]
 mod damage;
+#[path = "blackbox/disk_full.rs"]
+mod disk_full;
+#[path = "blackbox/lagging.rs"]
+mod lagging;
 #[path = "blackbox/lease.rs"]
 mod lease;
 #[path = "blackbox/load.rs"]
 mod load;
 #[path = "blackbox/process.rs"]
 mod process;
+#[path = "blackbox/reads.rs"]
+mod reads;
 #[path = "blackbox/shutdown.rs"]
 mod shutdown;

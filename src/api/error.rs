@@ -63,6 +63,9 @@ pub fn code_and_text(error: Error) -> (Code, &'static str) {
             (Code::FailedPrecondition, "etcdserver: bad leader transferee")
         }
         Error::Corrupt => (Code::DataLoss, "etcdserver: corrupt cluster"),
+        Error::DefragmentFailed => {
+            (Code::Unknown, "etcdserver: failed to defragment; the member's log says why")
+        }
         Error::NotSupportedForLearner => {
             (Code::FailedPrecondition, "etcdserver: rpc not supported for learner")
         }

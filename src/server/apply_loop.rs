@@ -25,12 +25,14 @@ use crate::apply::{Reply, State};
 use crate::env::{Clock, Disk, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
-use crate::store::{self, CompactionHash, FlushOutcome, HashKv, SnapshotSource, Store, StoreError};
+use crate::store::{
+    self, CompactionHash, Defragmented, FlushOutcome, HashKv, SnapshotSource, Store, StoreError,
+};
 use crate::types::{Index, LeaseId, MemberId, Result, Revision, Term};
 use bytes::Bytes;
 use prost::Message as _;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,8 +76,8 @@ pub(crate) enum Query {
     Snapshot(oneshot::Sender<SnapshotSource>),
     /// Answered when no compaction's checksum is being computed.
     Hashed(oneshot::Sender<()>),
-    /// Give free space in the store's file back, while serving.
-    Defragment(oneshot::Sender<()>),
+    /// Give free space in the store's file back, while serving; answered with whether it worked.
+    Defragment(oneshot::Sender<bool>),
 }
 
 pub(super) struct Parts<E: Env> {
@@ -103,6 +105,17 @@ fn fatal(error: impl std::fmt::Display) -> Fatal {
 }
 
 type HashResult = std::result::Result<Option<HashKv>, StoreError>;
+/// A copy of the store without free pages, under the store's name; or why there is none.
+type CopyResult = std::result::Result<Defragmented, NoCopy>;
+type Defragmenting = Pin<Box<dyn Future<Output = CopyResult> + Send>>;
+
+enum NoCopy {
+    /// The old file is what it was.
+    Abandoned(StoreError),
+    /// It is unknown which file the store's name stands for after a crash.
+    Unclear(StoreError),
+}
+
 type Hashing = Pin<Box<dyn Future<Output = HashResult> + Send>>;
 type Flush = Pin<Box<dyn Future<Output = FlushOutcome> + Send>>;
 
@@ -121,7 +134,8 @@ pub(super) struct ApplyLoop<E: Env> {
     snapshot_queries: Vec<oneshot::Sender<SnapshotSource>>,
     /// `(revision, applied index once freed, waiter)`.
     physical: Vec<(Revision, oneshot::Sender<()>)>,
-    defragment: Vec<oneshot::Sender<()>>,
+    defragment_waiters: Vec<oneshot::Sender<bool>>,
+    defragment: Option<Defragmenting>,
 }
 
 impl<E: Env> ApplyLoop<E> {
@@ -137,7 +151,8 @@ impl<E: Env> ApplyLoop<E> {
             snapshots_for: Vec::new(),
             snapshot_queries: Vec::new(),
             physical: Vec::new(),
-            defragment: Vec::new(),
+            defragment_waiters: Vec::new(),
+            defragment: None,
         }
     }
 
@@ -147,6 +162,7 @@ impl<E: Env> ApplyLoop<E> {
         let mut pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
         let mut age = Box::pin(env.clock().sleep(FLUSH_AGE));
         loop {
+            self.start_defragment()?;
             self.start_flush()?;
             let unflushed = self.parts.state.store.pending().map_err(fatal)?;
             let has_room = unflushed.bytes < UNFLUSHED_BYTES_MAX;
@@ -156,6 +172,7 @@ impl<E: Env> ApplyLoop<E> {
                 () = stopped(&mut self.parts.stopping) => break,
                 // Frees memory, and snapshots wait for it.
                 flushed = poll_job(&mut self.flush) => self.finish_flush(flushed).await?,
+                copy = poll_job(&mut self.defragment) => self.finish_defragment(copy)?,
                 // Comparing members wait for it.
                 hash = poll_job(&mut self.hash) => self.finish_hash(hash)?,
                 // Clients wait for these.
@@ -188,6 +205,9 @@ impl<E: Env> ApplyLoop<E> {
     }
 
     async fn finish_flush_under_way(&mut self) -> std::result::Result<(), Fatal> {
+        if let Some(copy) = self.defragment.take() {
+            self.finish_defragment(copy.await)?;
+        }
         if let Some(flush) = self.flush.take() {
             let outcome = flush.await;
             self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
@@ -291,17 +311,14 @@ impl<E: Env> ApplyLoop<E> {
                     let _ = reply.send(());
                 }
             },
-            Query::Defragment(reply) => {
-                self.defragment.push(reply);
-                self.flush_wanted = true;
-            }
+            Query::Defragment(reply) => self.defragment_waiters.push(reply),
         }
     }
 
     // ---- flush ----
 
     fn start_flush(&mut self) -> std::result::Result<(), Fatal> {
-        if self.flush.is_some() {
+        if self.flush.is_some() || self.defragment.is_some() {
             return Ok(());
         }
         let store = &mut self.parts.state.store;
@@ -347,9 +364,6 @@ impl<E: Env> ApplyLoop<E> {
                 let _ = reply.send(());
             }
         }
-        for reply in self.defragment.drain(..) {
-            let _ = reply.send(());
-        }
         for reply in self.snapshot_queries.drain(..) {
             if let Some(source) = snapshot_source(store) {
                 let _ = reply.send(source);
@@ -367,8 +381,63 @@ impl<E: Env> ApplyLoop<E> {
     fn is_awaited(&self) -> bool {
         !self.snapshots_for.is_empty()
             || !self.snapshot_queries.is_empty()
-            || !self.defragment.is_empty()
             || (!self.physical.is_empty() && !self.compacting)
+    }
+
+    // ---- defragmentation ----
+
+    /// Copies the store's file in the background, without its free pages. Requests go on; what
+    /// they change stays in memory until the copy is done.
+    fn start_defragment(&mut self) -> std::result::Result<(), Fatal> {
+        if self.defragment_waiters.is_empty() || self.defragment.is_some() || self.flush.is_some() {
+            return Ok(());
+        }
+        tracing::info!("starting defragment");
+        let disk = self.parts.env.disk().clone();
+        let to = self.parts.store_path.clone();
+        let from = defragment_path(&to);
+        let began = disk
+            .create(&from)
+            .map_err(StoreError::from)
+            .and_then(|file| self.parts.state.store.begin_defragment(file));
+        let job = match began {
+            Ok(Some(job)) => job,
+            Ok(None) => return Ok(()),
+            Err(error) => return self.finish_defragment(Err(NoCopy::Abandoned(error))),
+        };
+        self.defragment = Some(Box::pin(self.parts.env.blocking(move || {
+            let copy = job.run().map_err(NoCopy::Abandoned)?;
+            let renamed = disk.rename(&from, &to).and_then(|()| match to.parent() {
+                Some(directory) => disk.sync_directory(directory),
+                None => Ok(()),
+            });
+            renamed.map_err(|error| NoCopy::Unclear(error.into()))?;
+            Ok(copy)
+        })));
+        Ok(())
+    }
+
+    fn finish_defragment(&mut self, copy: CopyResult) -> std::result::Result<(), Fatal> {
+        let store = &mut self.parts.state.store;
+        let worked = match copy {
+            Ok(copy) => {
+                store.finish_defragment(copy).map_err(fatal)?;
+                tracing::info!("finished defragment");
+                true
+            }
+            Err(NoCopy::Abandoned(error)) => {
+                store.abandon_defragment();
+                tracing::warn!(%error, "failed to defragment; the store goes on in its old file");
+                // What is left of the copy is removed at the next start, too.
+                let _ = self.parts.env.disk().remove(&defragment_path(&self.parts.store_path));
+                false
+            }
+            Err(NoCopy::Unclear(error)) => return Err(fatal(error)),
+        };
+        for reply in self.defragment_waiters.drain(..) {
+            let _ = reply.send(worked);
+        }
+        Ok(())
     }
 
     // ---- compaction ----
@@ -440,6 +509,11 @@ impl<E: Env> ApplyLoop<E> {
         let _ = self.parts.node.send(Input::SnapshotInstalled).await;
         Ok(())
     }
+}
+
+/// Where the copy grows.
+pub(super) fn defragment_path(store: &Path) -> PathBuf {
+    store.with_extension("defragment")
 }
 
 fn snapshot_source(store: &Store) -> Option<SnapshotSource> {

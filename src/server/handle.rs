@@ -511,7 +511,7 @@ impl Handle {
 
     /// Brings the store's file in order, while serving.
     pub async fn defragment(&self) -> Result<()> {
-        self.ask(Query::Defragment).await
+        if self.ask(Query::Defragment).await? { Ok(()) } else { Err(Error::DefragmentFailed) }
     }
 
     /// CRC-32C of the keys at a revision, as etcd computes it; 0 = the current one.

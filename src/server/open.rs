@@ -13,6 +13,7 @@
 //! before a crash) makes the log start anew behind it; a log that begins behind the store's entry
 //! has lost entries, which is damage.
 
+use super::apply_loop::defragment_path;
 use super::bootstrap::{DataDirectory, DataDirectoryError, InitialCluster, Paths};
 use crate::apply::{Member, State};
 use crate::config::{Config, ConfigError, Url};
@@ -143,8 +144,10 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
     let incoming = store.with_extension("incoming");
     let files = Files { store, incoming, wal: lock.paths().wal_dir() };
     let store_options = Options::default();
-    if disk.exists(&files.incoming)? {
-        disk.remove(&files.incoming)?;
+    for unfinished in [&files.incoming, &defragment_path(&files.store)] {
+        if disk.exists(unfinished)? {
+            disk.remove(unfinished)?;
+        }
     }
     if !Wal::exists(&disk, &files.wal)? {
         let initial = InitialCluster::from_config(config)?;

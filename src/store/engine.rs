@@ -14,7 +14,7 @@
 //! reads two pages, not the whole file. Revisions only grow: rows are appended, which redb does
 //! several times faster than inserting at random.
 
-use super::backend::Backend;
+use super::backend::{Backend, Gate};
 use super::error::StoreError;
 use super::pending::Batch;
 use super::record::{Place, RowKey};
@@ -214,6 +214,8 @@ fn side_key(side: u8, key: &[u8]) -> Vec<u8> {
 pub(super) struct Engine {
     database: Database,
     file_bytes: Arc<AtomicU64>,
+    /// Closed until the first transaction: merely to open a file does not change it.
+    gate: Arc<dyn Gate>,
 }
 
 impl Engine {
@@ -234,11 +236,11 @@ impl Engine {
 
     /// Opens or creates without looking at what is in it.
     pub(super) fn database<F: File>(file: F, cache: usize) -> Result<Engine, StoreError> {
-        let (backend, file_bytes) = Backend::new(file)?;
+        let (backend, file_bytes, gate) = Backend::new(file)?;
         let mut builder = Database::builder();
         builder.set_cache_size(cache);
         let database = builder.create_with_backend(backend)?;
-        Ok(Engine { database, file_bytes })
+        Ok(Engine { database, file_bytes, gate })
     }
 
     /// The last committed state, to be read while writing goes on.
@@ -339,6 +341,7 @@ impl Engine {
         &self,
         durability: Durability,
     ) -> Result<redb::WriteTransaction, StoreError> {
+        self.gate.open()?;
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(durability)?;
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));

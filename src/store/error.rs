@@ -38,7 +38,7 @@ impl fmt::Display for StoreError {
             StoreError::Corrupt { what, place } => write!(
                 f,
                 "the store's file is damaged: {what} ({place}); remove this member and add it \
-                 again so that it is rebuilt from its peers"
+                 again so that it is rebuilt from its peers; on a single node, restore a backup"
             ),
             StoreError::Unfinished => f.write_str("the store's file was never finished"),
             StoreError::Format(version) => {
@@ -55,14 +55,20 @@ impl std::error::Error for StoreError {}
 
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> StoreError {
-        StoreError::Io(error)
+        match error.kind() {
+            // The disk did as it was told, but what it holds is no file of ours, or part of one.
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                StoreError::Corrupt { what: error.to_string(), place: "the file itself".into() }
+            }
+            _ => StoreError::Io(error),
+        }
     }
 }
 
 impl From<redb::StorageError> for StoreError {
     fn from(error: redb::StorageError) -> StoreError {
         match error {
-            redb::StorageError::Io(error) => StoreError::Io(error),
+            redb::StorageError::Io(error) => error.into(),
             redb::StorageError::Corrupted(what) => {
                 StoreError::Corrupt { what, place: "a page of the file".into() }
             }
@@ -76,7 +82,7 @@ macro_rules! from_redb {
         impl From<$error> for StoreError {
             fn from(error: $error) -> StoreError {
                 match redb::Error::from(error) {
-                    redb::Error::Io(error) => StoreError::Io(error),
+                    redb::Error::Io(error) => error.into(),
                     redb::Error::Corrupted(what) => {
                         StoreError::Corrupt { what, place: "a page of the file".into() }
                     }

@@ -39,6 +39,7 @@ pub enum Error {
     TimeoutLeaderTransfer,
     BadLeaderTransferee,
     Corrupt,
+    DefragmentFailed,
     NotSupportedForLearner,
     Unsupported,
 }
@@ -78,6 +79,7 @@ impl Error {
             | Error::TimeoutWaitApplied
             | Error::TimeoutLeaderTransfer
             | Error::BadLeaderTransferee
+            | Error::DefragmentFailed
             | Error::NotSupportedForLearner => false,
         }
     }

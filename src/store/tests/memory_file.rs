@@ -25,7 +25,7 @@ struct Inner {
 
 /// A handle; clones are the same file.
 #[derive(Clone, Default, Debug)]
-pub(super) struct MemoryFile(Arc<Mutex<Inner>>);
+pub(in super::super) struct MemoryFile(Arc<Mutex<Inner>>);
 
 impl Inner {
     fn spend(&mut self) -> io::Result<()> {

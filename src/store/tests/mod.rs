@@ -4,7 +4,7 @@
 
 mod etcd;
 mod faults;
-mod memory_file;
+pub(super) mod memory_file;
 mod model;
 mod random;
 mod scenes;
