@@ -33,6 +33,7 @@ mod node_loop;
 mod open;
 mod peer_calls;
 mod snapshots;
+mod spare;
 mod status;
 mod validate;
 
@@ -118,7 +119,7 @@ impl Server {
             peer_listeners.push(bound.map_err(|error| StartError::listen(url, &error))?);
         }
         let opened = open::open(&env, config).await?;
-        let open::Opened { identity, state, wal, log, lock, files, store_options } = opened;
+        let open::Opened { identity, state, wal, log, lock, files, spare, store_options } = opened;
 
         let (stop, _) = watch::channel(false);
         let (fatal_in, fatal) = watch::channel(None);
@@ -237,6 +238,7 @@ impl Server {
         let apply_loop = apply_loop::ApplyLoop::new(apply_loop::Parts {
             env: env.clone(),
             state,
+            spare,
             store_path: files.store.clone(),
             incoming_path: files.incoming.clone(),
             store_options,
