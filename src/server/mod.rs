@@ -35,6 +35,7 @@ mod node_loop;
 mod open;
 mod peer_calls;
 mod snapshots;
+mod spare;
 mod status;
 mod validate;
 mod wiring;

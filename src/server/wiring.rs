@@ -131,7 +131,7 @@ impl<E: Env> Wiring<E> {
         tasks: &Tasks<E>,
     ) -> Result<(), StartError> {
         let Wiring { env, handle, transport, status, damage, node, apply, hub, leases, .. } = self;
-        let Opened { identity, state, wal, log, lock, files, store_options } = opened;
+        let Opened { identity, state, wal, log, lock, files, spare, store_options } = opened;
         let (leadership_in, leadership) = watch::channel(Leadership::default());
         let applied = state.store.applied().0;
         let alone = state.members.voters() == [identity.member.0];
@@ -175,6 +175,7 @@ impl<E: Env> Wiring<E> {
         let apply_loop = apply_loop::ApplyLoop::new(apply_loop::Parts {
             env: env.clone(),
             state,
+            spare,
             store_path: files.store.clone(),
             incoming_path: files.incoming.clone(),
             store_options,
