@@ -12,6 +12,8 @@
 // Tests live outside the fence: they drive real processes in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[path = "blackbox/api.rs"]
+mod api;
 #[path = "blackbox/crash.rs"]
 mod crash;
 #[path = "blackbox/damage.rs"]

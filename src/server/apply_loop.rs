@@ -19,6 +19,7 @@ use super::history;
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
 use super::node_loop::{Fatal, Input, ORIGIN_BYTES, poll_job};
+use super::spare::Spare;
 use super::status::Status;
 use super::stopped;
 use crate::apply::{Reply, State};
@@ -26,7 +27,8 @@ use crate::env::{Clock, Disk, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
 use crate::store::{
-    self, CompactionHash, Defragmented, FlushOutcome, HashKv, SnapshotSource, Store, StoreError,
+    self, CompactionHash, Defragmented, FlushJob, FlushOutcome, HashKv, SnapshotSource, Store,
+    StoreError,
 };
 use crate::types::{Index, LeaseId, MemberId, Result, Revision, Term};
 use bytes::Bytes;
@@ -44,6 +46,8 @@ const FLUSH_BYTES: usize = 8 * 1024 * 1024;
 const UNFLUSHED_BYTES_MAX: usize = 8 * FLUSH_BYTES;
 /// Longest time an applied entry stays unflushed.
 const FLUSH_AGE: Duration = Duration::from_secs(2);
+/// How often a flush that found no room on the disk looks again.
+const ROOM_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a client that waits for an entry gets.
 pub(super) type Answer = Reply;
@@ -83,6 +87,8 @@ pub(crate) enum Query {
 pub(super) struct Parts<E: Env> {
     pub env: E,
     pub state: State,
+    /// Space for flushes on the store's disk.
+    pub spare: Arc<Spare<E::Disk>>,
     pub store_path: PathBuf,
     pub incoming_path: PathBuf,
     pub store_options: store::Options,
@@ -117,12 +123,21 @@ enum NoCopy {
 }
 
 type Hashing = Pin<Box<dyn Future<Output = HashResult> + Send>>;
-type Flush = Pin<Box<dyn Future<Output = FlushOutcome> + Send>>;
+type Flush = Pin<Box<dyn Future<Output = Flushed> + Send>>;
+
+/// What became of a flush.
+enum Flushed {
+    Done(FlushOutcome),
+    /// There is no room for it on the disk: nothing was written.
+    NoRoom(FlushJob),
+}
 
 /// See the module.
 pub(super) struct ApplyLoop<E: Env> {
     parts: Parts<E>,
     flush: Option<Flush>,
+    /// A flush that found no room on the disk, and when to try it again.
+    waiting_flush: Option<(FlushJob, Duration)>,
     hash: Option<Hashing>,
     hash_waiters: Vec<oneshot::Sender<()>>,
     /// When the oldest unflushed entry was applied.
@@ -144,6 +159,7 @@ impl<E: Env> ApplyLoop<E> {
             compacting: parts.state.store.is_compacting(),
             parts,
             flush: None,
+            waiting_flush: None,
             hash: None,
             hash_waiters: Vec::new(),
             unflushed_since: None,
@@ -184,7 +200,10 @@ impl<E: Env> ApplyLoop<E> {
                     Some(query) => self.query(query),
                     None => break,
                 },
-                () = &mut age => age = Box::pin(env.clock().sleep(FLUSH_AGE)),
+                () = &mut age => {
+                    let pause = self.waiting_flush.as_ref().map_or(FLUSH_AGE, |_| ROOM_CHECK_INTERVAL);
+                    age = Box::pin(env.clock().sleep(pause));
+                }
                 () = &mut pace, if self.compacting => {
                     self.compact_step()?;
                     pace = Box::pin(env.clock().sleep(self.parts.compaction_sleep));
@@ -196,23 +215,33 @@ impl<E: Env> ApplyLoop<E> {
 
     /// A last flush makes the next start quick; without it nothing is lost.
     async fn close(mut self) -> std::result::Result<(), Fatal> {
-        self.finish_flush_under_way().await?;
-        if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)? {
-            let outcome = self.parts.env.blocking(move || job.run()).await;
+        if !self.finish_flush_under_way().await? {
+            return Ok(());
+        }
+        if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)?
+            && let Flushed::Done(outcome) = self.run_flush(job).await
+        {
             self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
         }
         Ok(())
     }
 
-    async fn finish_flush_under_way(&mut self) -> std::result::Result<(), Fatal> {
+    /// `false` when the disk has no room for it.
+    async fn finish_flush_under_way(&mut self) -> std::result::Result<bool, Fatal> {
         if let Some(copy) = self.defragment.take() {
             self.finish_defragment(copy.await)?;
         }
-        if let Some(flush) = self.flush.take() {
-            let outcome = flush.await;
-            self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+        if let Some((job, _)) = self.waiting_flush.take() {
+            self.flush = Some(self.run_flush(job));
         }
-        Ok(())
+        let Some(flush) = self.flush.take() else { return Ok(true) };
+        match flush.await {
+            Flushed::Done(outcome) => {
+                self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+                Ok(true)
+            }
+            Flushed::NoRoom(_) => Ok(false),
+        }
     }
 
     async fn input(&mut self, input: ApplyInput) -> std::result::Result<(), Fatal> {
@@ -321,8 +350,15 @@ impl<E: Env> ApplyLoop<E> {
         if self.flush.is_some() || self.defragment.is_some() {
             return Ok(());
         }
-        let store = &mut self.parts.state.store;
         let now = self.parts.env.clock().now();
+        if let Some((_, at)) = &self.waiting_flush {
+            if *at <= now {
+                let (job, _) = self.waiting_flush.take().expect("it was looked at");
+                self.flush = Some(self.run_flush(job));
+            }
+            return Ok(());
+        }
+        let store = &mut self.parts.state.store;
         let old = self.unflushed_since.is_some_and(|since| now >= since + FLUSH_AGE);
         let unflushed = store.pending().map_err(fatal)?;
         let large =
@@ -338,11 +374,46 @@ impl<E: Env> ApplyLoop<E> {
         };
         self.flush_wanted = false;
         self.unflushed_since = None;
-        self.flush = Some(Box::pin(self.parts.env.blocking(move || job.run())));
+        self.flush = Some(self.run_flush(job));
         Ok(())
     }
 
-    async fn finish_flush(&mut self, outcome: FlushOutcome) -> std::result::Result<(), Fatal> {
+    /// A flush begins only when there is room for all of it.
+    fn run_flush(&self, job: FlushJob) -> Flush {
+        let spare = Arc::clone(&self.parts.spare);
+        Box::pin(self.parts.env.blocking(move || {
+            if !spare.fill(job.room_bytes()) {
+                return Flushed::NoRoom(job);
+            }
+            let outcome = job.run();
+            spare.shrink();
+            Flushed::Done(outcome)
+        }))
+    }
+
+    /// What is not flushed stays in memory and in the log; clients may read and delete.
+    fn wait_for_room(&mut self, job: FlushJob) {
+        if !self.parts.status.disk_is_full() {
+            tracing::error!(
+                "needed-bytes" = job.room_bytes(),
+                "no room on the disk of the store: writes that add data are refused; free space \
+                 on that file system; writes are accepted again by themselves once there is room"
+            );
+        }
+        self.parts.status.set_flush_waits(true);
+        let at = self.parts.env.clock().now() + ROOM_CHECK_INTERVAL;
+        self.waiting_flush = Some((job, at));
+    }
+
+    async fn finish_flush(&mut self, flushed: Flushed) -> std::result::Result<(), Fatal> {
+        let outcome = match flushed {
+            Flushed::Done(outcome) => outcome,
+            Flushed::NoRoom(job) => {
+                self.wait_for_room(job);
+                return Ok(());
+            }
+        };
+        self.parts.status.set_flush_waits(false);
         let store = &mut self.parts.state.store;
         store.finish_flush(outcome).map_err(fatal)?;
         let (applied, _) = store.flushed().map_err(fatal)?;
@@ -398,6 +469,7 @@ impl<E: Env> ApplyLoop<E> {
         let from = defragment_path(&to);
         let began = disk
             .create(&from)
+            .and_then(|_| self.parts.spare.open(&from))
             .map_err(StoreError::from)
             .and_then(|file| self.parts.state.store.begin_defragment(file));
         let job = match began {
@@ -483,17 +555,19 @@ impl<E: Env> ApplyLoop<E> {
 
     /// The received store takes the place of ours, on disk and for all readers.
     async fn install(&mut self) -> std::result::Result<(), Fatal> {
-        self.finish_flush_under_way().await?;
+        if !self.finish_flush_under_way().await? {
+            return Err("no room on the disk to put the leader's snapshot in place".to_owned());
+        }
         let env = self.parts.env.clone();
         let disk = env.disk().clone();
         let (from, to) = (self.parts.incoming_path.clone(), self.parts.store_path.clone());
-        let options = self.parts.store_options;
+        let (options, spare) = (self.parts.store_options, Arc::clone(&self.parts.spare));
         let opened = env.blocking(move || -> std::result::Result<_, StoreError> {
             disk.rename(&from, &to)?;
             if let Some(directory) = to.parent() {
                 disk.sync_directory(directory)?;
             }
-            Store::open(disk.open(&to)?, options)
+            Store::open(spare.open(&to)?, options)
         });
         let (store, restored) =
             opened.await.map_err(|error| format!("the leader's snapshot: {error}"))?;

@@ -15,6 +15,7 @@
 
 use super::apply_loop::defragment_path;
 use super::bootstrap::{DataDirectory, DataDirectoryError, InitialCluster, Paths};
+use super::spare::Spare;
 use crate::apply::{Member, State};
 use crate::config::{Config, ConfigError, Url};
 use crate::env::{Disk, Env};
@@ -25,6 +26,7 @@ use crate::wal::{Identity, Recovered, Wal, WalError, WalOptions};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Entries in front of the store's that are kept in memory, so that followers that were a little
 /// behind when we stopped need no snapshot.
@@ -129,6 +131,7 @@ pub(super) struct Opened<E: Env> {
     /// Keeps other processes out while it lives.
     pub lock: DataDirectory<E::Disk>,
     pub files: Files,
+    pub spare: Arc<Spare<E::Disk>>,
     pub store_options: Options,
 }
 
@@ -156,8 +159,9 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
         Wal::create(disk.clone(), &files.wal, identity, WalOptions::default())?;
     }
     let at_store = |error| StartError::Store { file: files.store.clone(), error };
+    let spare = Spare::beside(disk.clone(), &files.store);
     let (store, restored) =
-        Store::open(disk.open(&files.store)?, store_options).map_err(at_store)?;
+        Store::open(spare.open(&files.store)?, store_options).map_err(at_store)?;
     let state = State::restore(store, &restored).map_err(at_store)?;
     let applied = restored.applied;
     let keep_after = Index(applied.0.saturating_sub(KEPT_ENTRIES));
@@ -175,7 +179,7 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
         ..ConfState::default()
     };
     let log = join(recovered, &mut wal, (applied, restored.term), conf_state)?;
-    Ok(Opened { identity, state, wal, log, lock, files, store_options })
+    Ok(Opened { identity, state, wal, log, lock, files, spare, store_options })
 }
 
 /// The store of a new cluster: empty but for the members.

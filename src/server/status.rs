@@ -25,6 +25,7 @@ pub struct Status {
     ticked_ms: AtomicU64,
     leader_changes: AtomicU64,
     disk_full: AtomicBool,
+    flush_waits: AtomicBool,
     alarms: RwLock<Arc<Alarms>>,
     members: RwLock<Arc<Members>>,
     cluster_version: RwLock<Arc<str>>,
@@ -100,9 +101,14 @@ impl Status {
         self.disk_full.store(full, Relaxed);
     }
 
+    /// A flush of the store waits for room on the disk, or no longer does.
+    pub(super) fn set_flush_waits(&self, waits: bool) {
+        self.flush_waits.store(waits, Relaxed);
+    }
+
     /// Whether writes are refused because a disk is full.
     pub fn disk_is_full(&self) -> bool {
-        self.disk_full.load(Relaxed)
+        self.disk_full.load(Relaxed) || self.flush_waits.load(Relaxed)
     }
 
     pub(super) fn set_alarms(&self, alarms: &Alarms) {

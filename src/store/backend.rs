@@ -1,9 +1,10 @@
 //! redb on an [`env::File`](crate::env::File).
 //!
 //! redb brings its own file backend on std; ours goes through the seam, so that simulation decides
-//! what the disk does. Growth reserves the space, so a full disk shows when the file grows and
-//! not in the middle of writing pages back. The process lock stands elsewhere (the data
-//! directory's), so redb's own locking is left out.
+//! what the disk does. redb doubles a file that is too small, up to 4 GiB; that much is not
+//! reserved but merely promised, and whoever flushes sees to it that there is room for what a
+//! flush really writes (a failed write would make redb useless until it is opened again). The
+//! process lock stands elsewhere (the data directory's), so redb's own locking is left out.
 //!
 //! redb writes already when it opens a file: marks it as in use, repairs it. A member that then
 //! finds damage, here or in its log, must leave its files as they were. So what an opened file is
@@ -65,7 +66,6 @@ impl<F: File> Content<F> {
     fn carry_out(&self, change: &Change) -> io::Result<()> {
         match change {
             Change::Write(offset, data) => self.file.write_at(*offset, data),
-            Change::SetLen(len) if *len > self.file.len()? => self.file.reserve(*len),
             Change::SetLen(len) => self.file.set_len(*len),
             Change::Sync => self.file.sync_data(),
         }

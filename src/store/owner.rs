@@ -402,6 +402,12 @@ pub struct FlushJob {
 pub struct FlushOutcome(Result<View, StoreError>);
 
 impl FlushJob {
+    /// Bytes that must be free on the disk before it runs. Large values take up to twice their
+    /// size, since pages grow by doubling; pages that change on the way come on top.
+    pub fn room_bytes(&self) -> u64 {
+        3 * self.batch.bytes() as u64 + limits::STORE_FLUSH_ROOM_BYTES
+    }
+
     /// Writes and syncs.
     pub fn run(self) -> FlushOutcome {
         FlushOutcome(self.engine.write(&self.batch, &self.before))

@@ -112,6 +112,10 @@ pub const STORE_CACHED_RECORD_OVERHEAD_BYTES: usize = 112;
 pub const STORE_COMPACTION_HASHES_MAX: usize = 10;
 /// Versions sorted at once when a store is opened; 64 bytes of memory each.
 pub const STORE_LOAD_BATCH_ROWS: usize = 512 * 1024;
+/// Bytes set aside on the disk before a flush begins, beside those it writes.
+pub const STORE_FLUSH_ROOM_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes that stay set aside between flushes, so that deletes can be flushed on a full disk.
+pub const STORE_SPARE_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes of a snapshot written into a new store file by one transaction.
 pub const STORE_RESTORE_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
@@ -130,6 +134,7 @@ pub const READ_INDEX_RETRY: Duration = Duration::from_millis(500);
 
 const _: () = assert!(RAFT_MESSAGE_BYTES_MAX as usize <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(STORE_FLUSH_ROOM_BYTES < STORE_SPARE_BYTES);
 const _: () = assert!(2 * LOG_BATCH_BYTES_MAX <= LOG_FRAME_BYTES_MAX);
 const _: () = assert!(LOG_FRAME_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(2 * LOG_BATCH_BYTES_MAX as u64 <= LOG_SEGMENT_BYTES);

@@ -86,7 +86,11 @@ impl fmt::Display for WalError {
                 expected.cluster
             ),
             WalError::NoSpace { file } => {
-                write!(f, "{}: no space left on the disk of the log", file.display())
+                write!(
+                    f,
+                    "{}: no space left on the disk of the log; free space on that file system",
+                    file.display()
+                )
             }
             WalError::TooLarge { bytes } => write!(
                 f,

@@ -252,7 +252,12 @@ impl<D: Disk> Wal<D> {
     pub fn prepare(&mut self) -> Result<()> {
         self.usable()?;
         if self.next.is_none() {
-            let next = make_next(&self.disk, &self.directory, self.options.segment_bytes);
+            let bytes = self.options.segment_bytes;
+            // To try in vain would, for a moment, leave nothing to everybody else on this disk.
+            if self.disk.available(&self.directory).is_ok_and(|free| free < bytes) {
+                return Err(WalError::NoSpace { file: self.directory.join(NEXT_NAME) });
+            }
+            let next = make_next(&self.disk, &self.directory, bytes);
             self.next = Some(next.map_err(|error| self.judge(error))?);
         }
         Ok(())

@@ -139,7 +139,10 @@ impl<E: Env> NodeLoop<E> {
             (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {
                 self.wait_for_space(write);
             }
-            (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {}
+            (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {
+                // Not at once again: the next write brings it up.
+                self.prepare = false;
+            }
             (Job::Prepare | Job::Release(_), Ok(())) => {}
             (_, Err(error)) => return Err(format!("the log cannot be written: {error}")),
         }
