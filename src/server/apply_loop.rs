@@ -127,7 +127,7 @@ type Flush = Pin<Box<dyn Future<Output = Flushed> + Send>>;
 
 /// What became of a flush.
 enum Flushed {
-    Done(FlushOutcome),
+    Done(Box<FlushOutcome>),
     /// There is no room for it on the disk: nothing was written.
     NoRoom(FlushJob),
 }
@@ -221,7 +221,7 @@ impl<E: Env> ApplyLoop<E> {
         if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)?
             && let Flushed::Done(outcome) = self.run_flush(job).await
         {
-            self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+            self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
         }
         Ok(())
     }
@@ -237,7 +237,7 @@ impl<E: Env> ApplyLoop<E> {
         let Some(flush) = self.flush.take() else { return Ok(true) };
         match flush.await {
             Flushed::Done(outcome) => {
-                self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+                self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
                 Ok(true)
             }
             Flushed::NoRoom(_) => Ok(false),
@@ -387,7 +387,7 @@ impl<E: Env> ApplyLoop<E> {
             }
             let outcome = job.run();
             spare.shrink();
-            Flushed::Done(outcome)
+            Flushed::Done(Box::new(outcome))
         }))
     }
 
@@ -407,7 +407,7 @@ impl<E: Env> ApplyLoop<E> {
 
     async fn finish_flush(&mut self, flushed: Flushed) -> std::result::Result<(), Fatal> {
         let outcome = match flushed {
-            Flushed::Done(outcome) => outcome,
+            Flushed::Done(outcome) => *outcome,
             Flushed::NoRoom(job) => {
                 self.wait_for_room(job);
                 return Ok(());

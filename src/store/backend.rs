@@ -94,8 +94,12 @@ pub(super) struct Backend<F> {
     len: Arc<AtomicU64>,
 }
 
+/// What [`Backend::new`] makes.
+type Parts<F> = (Backend<F>, Arc<AtomicU64>, Arc<dyn Gate>);
+
 impl<F: File> Backend<F> {
-    pub(super) fn new(file: F) -> io::Result<(Backend<F>, Arc<AtomicU64>, Arc<dyn Gate>)> {
+    /// The backend, the file's length as it knows it, and the gate that lets writes through.
+    pub(super) fn new(file: F) -> io::Result<Parts<F>> {
         let len = Arc::new(AtomicU64::new(file.len()?));
         let (held, is_open) = (Mutex::default(), AtomicBool::new(false));
         let content = Arc::new(Content { file, held, is_open });
