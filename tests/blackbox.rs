@@ -20,6 +20,8 @@ mod crash;
 mod damage;
 #[path = "blackbox/disk_full.rs"]
 mod disk_full;
+#[path = "blackbox/heavy.rs"]
+mod heavy;
 #[path = "blackbox/lagging.rs"]
 mod lagging;
 #[path = "blackbox/lease.rs"]
