@@ -14,12 +14,16 @@
 
 #[path = "blackbox/api.rs"]
 mod api;
+#[path = "blackbox/bad_input.rs"]
+mod bad_input;
 #[path = "blackbox/crash.rs"]
 mod crash;
 #[path = "blackbox/damage.rs"]
 mod damage;
 #[path = "blackbox/disk_full.rs"]
 mod disk_full;
+#[path = "blackbox/heavy.rs"]
+mod heavy;
 #[path = "blackbox/lagging.rs"]
 mod lagging;
 #[path = "blackbox/lease.rs"]

@@ -92,7 +92,7 @@ async fn thousands_of_leases_that_end_at_once_go_out_in_batches_with_their_keys(
         let client = client.clone();
         tokio::spawn(async move {
             for id in (1..=LEASES).filter(|id| id % 50 == task) {
-                client.lease_grant(30, id).await.expect("a lease");
+                client.lease_grant(20, id).await.expect("a lease");
                 client.put(Put::new(format!("leased/{id}"), "x").lease(id)).await.expect("a put");
             }
         })
