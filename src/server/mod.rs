@@ -171,9 +171,11 @@ impl Server {
     /// Why the server ended by itself, once it did.
     pub async fn failed(&self) -> String {
         let mut fatal = self.fatal.clone();
-        match fatal.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        // A name of its own ends the borrow, which must not live on while this waits for ever.
+        let reason = fatal.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 
