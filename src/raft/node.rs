@@ -148,6 +148,16 @@ impl Node {
         self.draw_timeout();
     }
 
+    /// Proposals another member forwarded. They come back when they cannot be taken now, because
+    /// there is no leader or leadership is being handed over.
+    pub fn step_proposals(&mut self, message: Message) -> Option<Message> {
+        if self.leadership().leader == MemberId(0) || self.raw.raft.lead_transferee.is_some() {
+            return Some(message);
+        }
+        self.step(message);
+        None
+    }
+
     /// Proposes commands as one batch: `(context, data)` each. `false`: refused for now (no
     /// leader, or leadership is being handed over), ask again later.
     pub fn propose(&mut self, commands: impl Iterator<Item = (Bytes, Bytes)>) -> bool {
