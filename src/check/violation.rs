@@ -72,9 +72,9 @@ impl Rule {
 pub struct Violation {
     pub rule: Rule,
     /// What happened and why it may not, in one paragraph.
-    pub text: String,
-    pub expected: String,
-    pub got: String,
+    pub text: Box<str>,
+    pub expected: Box<str>,
+    pub got: Box<str>,
     /// The operations concerned, by their place in the history; the first is the one at fault.
     pub operations: Vec<usize>,
     /// The watchers concerned, by their place in the history.
@@ -84,13 +84,13 @@ pub struct Violation {
 
 impl Violation {
     pub(super) fn new(rule: Rule, text: String) -> Violation {
-        let (expected, got) = (String::new(), String::new());
+        let (text, expected, got) = (text.into(), Box::default(), Box::default());
         let (operations, watches, revision) = (Vec::new(), Vec::new(), None);
         Violation { rule, text, expected, got, operations, watches, revision }
     }
 
     pub(super) fn between(mut self, expected: String, got: String) -> Violation {
-        (self.expected, self.got) = (expected, got);
+        (self.expected, self.got) = (expected.into(), got.into());
         self
     }
 

@@ -261,6 +261,8 @@ struct Search<'a> {
     promised: BTreeMap<(Data, Data), BTreeSet<Revision>>,
     /// Per key that an unknown write may change: spans (after, up to) in which it did not change.
     quiet: BTreeMap<Data, BTreeMap<Revision, Revision>>,
+    /// First and last revision that each watcher must have been told of.
+    spans: Vec<(Revision, Revision)>,
     store: Store,
     makers: BTreeMap<Revision, usize>,
     used: BTreeSet<usize>,
@@ -292,6 +294,7 @@ impl<'a> Search<'a> {
             sights: BTreeMap::new(),
             promised: BTreeMap::new(),
             quiet: BTreeMap::new(),
+            spans: history.watches.iter().map(crate::check::watch::span).collect(),
             store: Store::new(&history.start),
             makers: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -609,8 +612,8 @@ impl<'a> Search<'a> {
             if seen.is_some_and(|seen| seen.contains_key(key)) {
                 continue;
             }
-            let missed = self.history.watches.iter().any(|watch| {
-                let (from, to) = crate::check::watch::span(watch);
+            let missed = self.history.watches.iter().zip(&self.spans).any(|(watch, span)| {
+                let (from, to) = *span;
                 let hidden = if kv.is_some() { watch.no_put } else { watch.no_delete };
                 from <= revision
                     && revision <= to
