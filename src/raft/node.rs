@@ -88,7 +88,11 @@ impl Node {
             max_inflight_msgs: limits::RAFT_INFLIGHT_MAX,
             check_quorum: true,
             pre_vote: options.pre_vote,
-            batch_append: true,
+            // Not `batch_append`: raft 0.7 puts entries into a waiting message that has none
+            // without looking whether they follow its index (`is_continuous_ents`), so after a
+            // rejected probe a follower can be sent entries at the wrong place. Found by
+            // simulation. Proposals are batched before they get here anyway.
+            batch_append: false,
             ..Config::default()
         };
         let raw = RawNode::new(&config, log, &logger::logger())
