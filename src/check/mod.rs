@@ -24,6 +24,8 @@
 //! - "Unlawful" is a proof, given that the history is truthful and complete (every client that
 //!   writes is in it). "Lawful" is a proof that the promises checked were kept. Where a search is
 //!   given up, the verdict is "unknown".
+//! - A watcher that contradicts one way to place writes of unknown outcome, where there are others,
+//!   makes the verdict "unknown", not "unlawful".
 //! - Once the order of the writes is refuted, watchers are only asked what they show by
 //!   themselves: there is nothing left to compare them with.
 //!
@@ -85,7 +87,23 @@ pub fn check(history: &History, limits: Limits) -> Report {
             Err(Failure::Unknown(why)) => unknown = Some(why),
         }
     }
-    violations.extend(watch::check(history, timeline.as_ref()));
+    let by_themselves = watch::check(history, None);
+    let against =
+        timeline.as_ref().map(|timeline| (watch::check(history, Some(timeline)), timeline));
+    match against {
+        // Another resolution might agree with the watchers; so this one proves nothing.
+        Some((found, Timeline { is_ambiguous: true, .. })) if found != by_themselves => {
+            let first = found.iter().find(|violation| !by_themselves.contains(violation));
+            let text = first.map_or("", |violation| &violation.text);
+            unknown = Some(format!(
+                "which writes of unknown outcome happened is open, and one way to place them \
+                 contradicts a watcher: {text}"
+            ));
+            violations.extend(by_themselves);
+        }
+        Some((found, _)) => violations.extend(found),
+        None => violations.extend(by_themselves),
+    }
     Report::new(history, timeline.as_ref().map(last_revision), violations, unknown)
 }
 

@@ -56,6 +56,9 @@ pub struct Timeline {
     pub store: Store,
     /// The operation that made a revision; those made by the end of a lease have none.
     pub makers: BTreeMap<Revision, usize>,
+    /// Whether some revision could have been made by another operation than the one named, so
+    /// that what contradicts this resolution need not contradict all.
+    pub is_ambiguous: bool,
 }
 
 /// Checks the operations of a history by their revisions.
@@ -362,7 +365,9 @@ impl<'a> Search<'a> {
                 continue;
             }
             if self.store.revision() == self.claims.last {
-                return Answer::Lawful(Timeline { store: self.store, makers: self.makers });
+                let is_ambiguous = self.frames.iter().any(|frame| !frame.left.is_empty());
+                let (store, makers) = (self.store, self.makers);
+                return Answer::Lawful(Timeline { store, makers, is_ambiguous });
             }
             if self.steps_left == 0 {
                 let suspect = deepest.map_or(String::new(), |violation| {
@@ -551,8 +556,9 @@ impl<'a> Search<'a> {
             if let Ok((_, changes)) = self.store.evaluate(request)
                 && self.agrees(&changes, seen, revision)
             {
-                let rank = self.rank(&changes, revision);
-                found.push((rank, Maker::Operation(*place), changes));
+                if let Some(rank) = self.rank(&changes, revision) {
+                    found.push((rank, Maker::Operation(*place), changes));
+                }
             }
         }
         let told_at = self.told.first_at(revision).unwrap_or(u64::MAX);
@@ -561,8 +567,9 @@ impl<'a> Search<'a> {
                 merge(&mut keys, vec![KeyRange::all()]);
                 let changes = self.store.attached(lease);
                 if !changes.is_empty() && self.agrees(&changes, seen, revision) {
-                    let rank = self.rank(&changes, revision);
-                    found.push((rank, Maker::LeaseEnd(lease), changes));
+                    if let Some(rank) = self.rank(&changes, revision) {
+                        found.push((rank, Maker::LeaseEnd(lease), changes));
+                    }
                 }
             }
         }
@@ -604,9 +611,10 @@ impl<'a> Search<'a> {
             && !changes.keys().any(|key| self.is_quiet(key, revision))
     }
 
-    /// How well changes fit: 2 well; 1 if one of them was seen in another revision instead; 0 if
-    /// a watcher that should have seen them did not.
-    fn rank(&self, changes: &Changes, revision: Revision) -> u8 {
+    /// How well changes fit: 1 well, 0 if one of them was seen in another revision instead, and
+    /// none if a watcher that should have been told of them was not.
+    fn rank(&self, changes: &Changes, revision: Revision) -> Option<u8> {
+        let mut rank = 1;
         let seen = self.sights.get(&revision);
         for (key, kv) in changes {
             if seen.is_some_and(|seen| seen.contains_key(key)) {
@@ -621,15 +629,15 @@ impl<'a> Search<'a> {
                     && keys(&watch.key, &watch.range_end).contains(&key.0)
             });
             if missed {
-                return 0;
+                return None;
             }
             if let Some(kv) = kv
                 && self.promised.contains_key(&(kv.key.clone(), kv.value.clone()))
             {
-                return 1;
+                rank = 0;
             }
         }
-        2
+        Some(rank)
     }
 
     /// Goes back to the latest gap that can have to do with the keys, and tries what is next

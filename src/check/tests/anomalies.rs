@@ -341,6 +341,12 @@ fn an_event_tells_which_unknown_write_it_was() {
     let unknown = "0 1-2 put x 1 => ?\n 1 1-2 put x 2 => ?\n 2 3-4 put z 1 => 4\n";
     lawful(&format!("{unknown}{}", watch("1 created; 2 x=2@2.2.1; 3 x=1@2.3.2; 4 z=1@4.4.1")));
     lawful(&format!("{unknown}{}", watch("1 created; 2 x=1@2.2.1; 3 x=2@2.3.2; 4 z=1@4.4.1")));
+    // Only x=1 fits the second gap, so the first must have been the other.
+    let elsewhere =
+        watch("1 created; 4 z=1@4.4.1").replace(r#""\u0000","range_end":"\u0000""#, r#""z""#);
+    lawful(&format!("{unknown}2 5-6 get x => 4: x=1@2.3.2\n{elsewhere}"));
+    // A watcher of all that was told of neither.
+    unlawful(Rule::PhantomRevision, &[2], &format!("{unknown}{}", watch("1 created; 4 z=1@4.4.1")));
     unlawful(
         Rule::PhantomRevision,
         &[],
