@@ -24,6 +24,8 @@
 // Tests live outside the fence: they drive real processes in real time.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[path = "blackbox/api.rs"]
+mod api;
 #[path = "blackbox/bad_input.rs"]
 mod bad_input;
 #[path = "blackbox/crash.rs"]

@@ -2,10 +2,16 @@
 //!
 //! Every test starts the real binary; servers listen on ports the system chooses.
 
+// Tests live outside the fence: they drive real processes in real time.
+#![allow(clippy::disallowed_methods)]
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 const QUORATE: &str = env!("CARGO_BIN_EXE_quorate");
 
@@ -42,32 +48,41 @@ const PORTS: &str = "--listen-client-urls http://127.0.0.1:0 \
                      --listen-peer-urls http://127.0.0.1:0 \
                      --initial-advertise-peer-urls http://127.0.0.1:0";
 
-/// Logged once the server holds its data and listens to signals.
-const RUNNING: &str = "opened data directory";
+/// Logged once the server serves; it listens to signals long before.
+const RUNNING: &str = "ready to serve client requests";
+/// How long a server may be silent that has something to say.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A server that is killed when the test is done with it.
 struct Server {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    lines: Receiver<String>,
 }
 
 impl Server {
     fn start(line: &str) -> Server {
         let mut child = quorate(line).stderr(Stdio::piped()).spawn().expect("the binary runs");
         let stderr = child.stderr.take().expect("piped");
-        Server { child, lines: BufReader::new(stderr).lines() }
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                if sender.send(line.expect("a readable log")).is_err() {
+                    return;
+                }
+            }
+        });
+        Server { child, lines }
     }
 
     /// Reads the log up to the line with this message, and returns that line.
-    fn await_line(&mut self, message: &str) -> serde_json::Value {
-        for line in &mut self.lines {
-            let line = line.expect("a readable log");
+    fn await_line(&self, message: &str) -> serde_json::Value {
+        while let Ok(line) = self.lines.recv_timeout(SILENCE_MAX) {
             let line: serde_json::Value = serde_json::from_str(&line).expect("a JSON line");
             if line["msg"] == message {
                 return line;
             }
         }
-        panic!("the log ended without {message:?}");
+        panic!("the log ended, or fell silent, without {message:?}");
     }
 
     fn signal(&self, signal: Signal) {
@@ -187,7 +202,7 @@ fn a_server_starts_and_ends_by_a_signal_with_0() {
 #[test]
 fn a_second_server_on_the_same_directory_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut first = Server::start(&member(directory.path()));
+    let first = Server::start(&member(directory.path()));
     first.await_line(RUNNING);
     let output = output(&member(directory.path()));
     assert_eq!(code(&output), Some(1));

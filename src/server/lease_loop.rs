@@ -40,25 +40,52 @@ pub(super) enum LeaseInput {
 
 /// See the module.
 pub(super) struct LeaseLoop<E: Env> {
-    pub env: E,
-    pub handle: Handle,
-    pub inputs: mpsc::Receiver<LeaseInput>,
-    pub own: mpsc::Sender<LeaseInput>,
-    pub leadership: watch::Receiver<Leadership>,
-    pub stopping: watch::Receiver<bool>,
-    pub election: Duration,
-    pub deadlines: Deadlines,
+    env: E,
+    handle: Handle,
+    inputs: mpsc::Receiver<LeaseInput>,
+    own: mpsc::Sender<LeaseInput>,
+    leadership: watch::Receiver<Leadership>,
+    stopping: watch::Receiver<bool>,
+    election: Duration,
+    deadlines: Deadlines,
     /// Newest term whose first entry is applied.
-    pub applied_term: Term,
+    applied_term: Term,
     /// The term we lead and act in.
-    pub acting: Option<Term>,
+    acting: Option<Term>,
     /// A batch is on its way through the log.
-    pub proposing: bool,
+    proposing: bool,
     /// Renewals of leases that have ended, answered once they are gone.
-    pub expiring: BTreeMap<LeaseId, Vec<oneshot::Sender<Result<i64>>>>,
+    expiring: BTreeMap<LeaseId, Vec<oneshot::Sender<Result<i64>>>>,
 }
 
 impl<E: Env> LeaseLoop<E> {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the composition root")]
+    pub(super) fn new(
+        env: E,
+        handle: Handle,
+        inputs: mpsc::Receiver<LeaseInput>,
+        own: mpsc::Sender<LeaseInput>,
+        leadership: watch::Receiver<Leadership>,
+        stopping: watch::Receiver<bool>,
+        election: Duration,
+        deadlines: Deadlines,
+    ) -> LeaseLoop<E> {
+        LeaseLoop {
+            env,
+            handle,
+            inputs,
+            own,
+            leadership,
+            stopping,
+            election,
+            deadlines,
+            applied_term: Term(0),
+            acting: None,
+            proposing: false,
+            expiring: BTreeMap::new(),
+        }
+    }
+
     pub(super) async fn run(mut self) {
         loop {
             self.follow_leadership();

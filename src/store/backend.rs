@@ -86,6 +86,9 @@ impl<F: File> Gate for Content<F> {
     }
 }
 
+/// The file for redb, its length and its gate for the store.
+pub(super) type Opened<F> = (Backend<F>, Arc<AtomicU64>, Arc<dyn Gate>);
+
 /// The file as redb wants it, its length readable from outside.
 #[derive(Debug)]
 pub(super) struct Backend<F> {
@@ -95,7 +98,7 @@ pub(super) struct Backend<F> {
 }
 
 impl<F: File> Backend<F> {
-    pub(super) fn new(file: F) -> io::Result<(Backend<F>, Arc<AtomicU64>, Arc<dyn Gate>)> {
+    pub(super) fn new(file: F) -> io::Result<Opened<F>> {
         let len = Arc::new(AtomicU64::new(file.len()?));
         let (held, is_open) = (Mutex::default(), AtomicBool::new(false));
         let content = Arc::new(Content { file, held, is_open });

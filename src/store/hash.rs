@@ -46,7 +46,9 @@ impl Reader {
         loop {
             let (capture, compacted, at) = {
                 let shared = self.lock.read()?;
-                let remembered = |hash: &&HashKv| revision.0 > 0 && hash.hash_revision == revision;
+                // Also 0: a first compaction to revision 0 leaves a hash that etcd gives for
+                // "now" from then on, and so do we (recorded as `random 107` in tests/vectors).
+                let remembered = |hash: &&HashKv| hash.hash_revision == revision;
                 if let Some(hash) = shared.compaction_hashes.iter().find(remembered) {
                     return Ok(*hash);
                 }

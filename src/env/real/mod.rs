@@ -8,11 +8,18 @@ mod disk;
 pub use disk::{RealDisk, RealFile};
 
 use super::{Clock, Env, Listener, Network};
+use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use std::{collections::hash_map::RandomState, hash::BuildHasher};
+
+/// Silence on a connection after which the system asks the other side whether it is there, how
+/// often it repeats that, and how many times.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 /// The machine we run on.
 #[derive(Clone)]
@@ -150,6 +157,12 @@ impl Listener for RealListener {
     async fn accept(&mut self) -> io::Result<(tokio::net::TcpStream, String)> {
         let (stream, peer) = self.0.accept().await?;
         stream.set_nodelay(true)?;
+        // A client whose machine is gone says nothing; the system finds out in about two minutes.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_TIME)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_RETRIES);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok((stream, peer.to_string()))
     }
 

@@ -15,6 +15,17 @@
 //! `--compaction-batch-limit` and `--compaction-sleep-interval`; nobody waits for it but who
 //! asked for a physical compaction.
 
+mod compaction;
+mod defragment;
+mod flush;
+mod install;
+
+pub(super) use defragment::defragment_path;
+
+use compaction::Hashing;
+use defragment::Defragmenting;
+use flush::{Flush, Flushed};
+
 use super::history;
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
@@ -23,19 +34,14 @@ use super::spare::Spare;
 use super::status::Status;
 use super::stopped;
 use crate::apply::{Reply, State};
-use crate::env::{Clock, Disk, Env};
+use crate::env::{Clock, Env};
 use crate::lease::Lease;
 use crate::proto::log::Command;
-use crate::store::{
-    self, CompactionHash, Defragmented, FlushJob, FlushOutcome, HashKv, SnapshotSource, Store,
-    StoreError,
-};
+use crate::store::{self, FlushJob, SnapshotSource};
 use crate::types::{Index, LeaseId, MemberId, Result, Revision, Term};
 use bytes::Bytes;
 use prost::Message as _;
-use std::future::Future;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -110,28 +116,6 @@ fn fatal(error: impl std::fmt::Display) -> Fatal {
     format!("the store failed: {error}")
 }
 
-type HashResult = std::result::Result<Option<HashKv>, StoreError>;
-/// A copy of the store without free pages, under the store's name; or why there is none.
-type CopyResult = std::result::Result<Defragmented, NoCopy>;
-type Defragmenting = Pin<Box<dyn Future<Output = CopyResult> + Send>>;
-
-enum NoCopy {
-    /// The old file is what it was.
-    Abandoned(StoreError),
-    /// It is unknown which file the store's name stands for after a crash.
-    Unclear(StoreError),
-}
-
-type Hashing = Pin<Box<dyn Future<Output = HashResult> + Send>>;
-type Flush = Pin<Box<dyn Future<Output = Flushed> + Send>>;
-
-/// What became of a flush.
-enum Flushed {
-    Done(FlushOutcome),
-    /// There is no room for it on the disk: nothing was written.
-    NoRoom(FlushJob),
-}
-
 /// See the module.
 pub(super) struct ApplyLoop<E: Env> {
     parts: Parts<E>,
@@ -179,7 +163,7 @@ impl<E: Env> ApplyLoop<E> {
         let mut age = Box::pin(env.clock().sleep(FLUSH_AGE));
         loop {
             self.start_defragment()?;
-            self.start_flush()?;
+            self.start_flush().await?;
             let unflushed = self.parts.state.store.pending().map_err(fatal)?;
             let has_room = unflushed.bytes < UNFLUSHED_BYTES_MAX;
             tokio::select! {
@@ -221,7 +205,7 @@ impl<E: Env> ApplyLoop<E> {
         if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)?
             && let Flushed::Done(outcome) = self.run_flush(job).await
         {
-            self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+            self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
         }
         Ok(())
     }
@@ -237,7 +221,7 @@ impl<E: Env> ApplyLoop<E> {
         let Some(flush) = self.flush.take() else { return Ok(true) };
         match flush.await {
             Flushed::Done(outcome) => {
-                self.parts.state.store.finish_flush(outcome).map_err(fatal)?;
+                self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
                 Ok(true)
             }
             Flushed::NoRoom(_) => Ok(false),
@@ -341,261 +325,6 @@ impl<E: Env> ApplyLoop<E> {
                 }
             },
             Query::Defragment(reply) => self.defragment_waiters.push(reply),
-        }
-    }
-
-    // ---- flush ----
-
-    fn start_flush(&mut self) -> std::result::Result<(), Fatal> {
-        if self.flush.is_some() || self.defragment.is_some() {
-            return Ok(());
-        }
-        let now = self.parts.env.clock().now();
-        if let Some((_, at)) = &self.waiting_flush {
-            if *at <= now {
-                let (job, _) = self.waiting_flush.take().expect("it was looked at");
-                self.flush = Some(self.run_flush(job));
-            }
-            return Ok(());
-        }
-        let store = &mut self.parts.state.store;
-        let old = self.unflushed_since.is_some_and(|since| now >= since + FLUSH_AGE);
-        let unflushed = store.pending().map_err(fatal)?;
-        let large =
-            unflushed.bytes >= FLUSH_BYTES || unflushed.entries as u64 >= self.parts.flush_entries;
-        if !(self.flush_wanted || old || large) {
-            return Ok(());
-        }
-        let Some(job) = store.begin_flush().map_err(fatal)? else {
-            // Nothing to flush: whoever waits for one has it.
-            self.flush_wanted = false;
-            self.unflushed_since = None;
-            return self.after_flush();
-        };
-        self.flush_wanted = false;
-        self.unflushed_since = None;
-        self.flush = Some(self.run_flush(job));
-        Ok(())
-    }
-
-    /// A flush begins only when there is room for all of it.
-    fn run_flush(&self, job: FlushJob) -> Flush {
-        let spare = Arc::clone(&self.parts.spare);
-        Box::pin(self.parts.env.blocking(move || {
-            if !spare.fill(job.room_bytes()) {
-                return Flushed::NoRoom(job);
-            }
-            let outcome = job.run();
-            spare.shrink();
-            Flushed::Done(outcome)
-        }))
-    }
-
-    /// What is not flushed stays in memory and in the log; clients may read and delete.
-    fn wait_for_room(&mut self, job: FlushJob) {
-        if !self.parts.status.disk_is_full() {
-            tracing::error!(
-                "needed-bytes" = job.room_bytes(),
-                "no room on the disk of the store: writes that add data are refused; free space \
-                 on that file system; writes are accepted again by themselves once there is room"
-            );
-        }
-        self.parts.status.set_flush_waits(true);
-        let at = self.parts.env.clock().now() + ROOM_CHECK_INTERVAL;
-        self.waiting_flush = Some((job, at));
-    }
-
-    async fn finish_flush(&mut self, flushed: Flushed) -> std::result::Result<(), Fatal> {
-        let outcome = match flushed {
-            Flushed::Done(outcome) => outcome,
-            Flushed::NoRoom(job) => {
-                self.wait_for_room(job);
-                return Ok(());
-            }
-        };
-        self.parts.status.set_flush_waits(false);
-        let store = &mut self.parts.state.store;
-        store.finish_flush(outcome).map_err(fatal)?;
-        let (applied, _) = store.flushed().map_err(fatal)?;
-        self.after_flush()?;
-        let _ = self.parts.node.send(Input::Flushed(applied)).await;
-        Ok(())
-    }
-
-    /// Serves those who waited for a flush that holds all that is applied.
-    fn after_flush(&mut self) -> std::result::Result<(), Fatal> {
-        let store = &self.parts.state.store;
-        if store.applied() != store.flushed().map_err(fatal)? {
-            // More was applied meanwhile: only another flush holds that too.
-            self.flush_wanted |= self.is_awaited();
-            return Ok(());
-        }
-        if !self.compacting {
-            for (_, reply) in self.physical.drain(..) {
-                let _ = reply.send(());
-            }
-        }
-        for reply in self.snapshot_queries.drain(..) {
-            if let Some(source) = snapshot_source(store) {
-                let _ = reply.send(source);
-            }
-        }
-        for to in self.snapshots_for.drain(..) {
-            if let Some(source) = snapshot_source(store) {
-                let (at, source) = (store.applied(), Box::new(source));
-                let _ = self.parts.node.try_send(Input::SnapshotPrepared { to, at, source });
-            }
-        }
-        Ok(())
-    }
-
-    fn is_awaited(&self) -> bool {
-        !self.snapshots_for.is_empty()
-            || !self.snapshot_queries.is_empty()
-            || (!self.physical.is_empty() && !self.compacting)
-    }
-
-    // ---- defragmentation ----
-
-    /// Copies the store's file in the background, without its free pages. Requests go on; what
-    /// they change stays in memory until the copy is done.
-    fn start_defragment(&mut self) -> std::result::Result<(), Fatal> {
-        if self.defragment_waiters.is_empty() || self.defragment.is_some() || self.flush.is_some() {
-            return Ok(());
-        }
-        tracing::info!("starting defragment");
-        let disk = self.parts.env.disk().clone();
-        let to = self.parts.store_path.clone();
-        let from = defragment_path(&to);
-        let began = disk
-            .create(&from)
-            .and_then(|_| self.parts.spare.open(&from))
-            .map_err(StoreError::from)
-            .and_then(|file| self.parts.state.store.begin_defragment(file));
-        let job = match began {
-            Ok(Some(job)) => job,
-            Ok(None) => return Ok(()),
-            Err(error) => return self.finish_defragment(Err(NoCopy::Abandoned(error))),
-        };
-        self.defragment = Some(Box::pin(self.parts.env.blocking(move || {
-            let copy = job.run().map_err(NoCopy::Abandoned)?;
-            let renamed = disk.rename(&from, &to).and_then(|()| match to.parent() {
-                Some(directory) => disk.sync_directory(directory),
-                None => Ok(()),
-            });
-            renamed.map_err(|error| NoCopy::Unclear(error.into()))?;
-            Ok(copy)
-        })));
-        Ok(())
-    }
-
-    fn finish_defragment(&mut self, copy: CopyResult) -> std::result::Result<(), Fatal> {
-        let store = &mut self.parts.state.store;
-        let worked = match copy {
-            Ok(copy) => {
-                store.finish_defragment(copy).map_err(fatal)?;
-                tracing::info!("finished defragment");
-                true
-            }
-            Err(NoCopy::Abandoned(error)) => {
-                store.abandon_defragment();
-                tracing::warn!(%error, "failed to defragment; the store goes on in its old file");
-                // What is left of the copy is removed at the next start, too.
-                let _ = self.parts.env.disk().remove(&defragment_path(&self.parts.store_path));
-                false
-            }
-            Err(NoCopy::Unclear(error)) => return Err(fatal(error)),
-        };
-        for reply in self.defragment_waiters.drain(..) {
-            let _ = reply.send(worked);
-        }
-        Ok(())
-    }
-
-    // ---- compaction ----
-
-    /// Computes the checksum of a compaction in the background; if one is being computed, this
-    /// one is left out, as etcd does.
-    fn start_hash(&mut self, hash: CompactionHash) {
-        if self.hash.is_none() {
-            self.hash = Some(Box::pin(self.parts.env.blocking(move || hash.run())));
-        }
-    }
-
-    fn finish_hash(&mut self, hash: HashResult) -> std::result::Result<(), Fatal> {
-        if let Some(hash) = hash.map_err(fatal)? {
-            tracing::info!(
-                hash = hash.hash,
-                "compact-revision" = hash.compact_revision.0,
-                revision = hash.hash_revision.0,
-                "storing new hash"
-            );
-            self.parts.state.store.remember_hash(hash).map_err(fatal)?;
-        }
-        for reply in self.hash_waiters.drain(..) {
-            let _ = reply.send(());
-        }
-        Ok(())
-    }
-
-    fn compact_step(&mut self) -> std::result::Result<(), Fatal> {
-        let store = &mut self.parts.state.store;
-        let progress = store.compact_step(self.parts.compaction_batch).map_err(fatal)?;
-        self.unflushed_since.get_or_insert(self.parts.env.clock().now());
-        if progress.done {
-            self.compacting = false;
-            let revision = self.parts.state.store.reader().compacted().map_err(fatal)?;
-            tracing::info!("compact-revision" = revision.0, "finished scheduled compaction");
-            self.flush_wanted |= !self.physical.is_empty();
-        }
-        Ok(())
-    }
-
-    // ---- snapshot from the leader ----
-
-    /// The received store takes the place of ours, on disk and for all readers.
-    async fn install(&mut self) -> std::result::Result<(), Fatal> {
-        if !self.finish_flush_under_way().await? {
-            return Err("no room on the disk to put the leader's snapshot in place".to_owned());
-        }
-        let env = self.parts.env.clone();
-        let disk = env.disk().clone();
-        let (from, to) = (self.parts.incoming_path.clone(), self.parts.store_path.clone());
-        let (options, spare) = (self.parts.store_options, Arc::clone(&self.parts.spare));
-        let opened = env.blocking(move || -> std::result::Result<_, StoreError> {
-            disk.rename(&from, &to)?;
-            if let Some(directory) = to.parent() {
-                disk.sync_directory(directory)?;
-            }
-            Store::open(spare.open(&to)?, options)
-        });
-        let (store, restored) =
-            opened.await.map_err(|error| format!("the leader's snapshot: {error}"))?;
-        self.parts.state.store.replace(store).map_err(fatal)?;
-        self.parts.state.reload(&restored).map_err(fatal)?;
-        self.unflushed_since = None;
-        self.compacting = self.parts.state.store.is_compacting();
-        self.publish(true);
-        let restored =
-            HubInput::Restored { revision: restored.revision, compacted: restored.compacted };
-        let _ = self.parts.hub.send(restored).await;
-        let _ = self.parts.leases.send(LeaseInput::Restored(self.parts.state.lease_list())).await;
-        let _ = self.parts.node.send(Input::SnapshotInstalled).await;
-        Ok(())
-    }
-}
-
-/// Where the copy grows.
-pub(super) fn defragment_path(store: &Path) -> PathBuf {
-    store.with_extension("defragment")
-}
-
-fn snapshot_source(store: &Store) -> Option<SnapshotSource> {
-    match store.snapshot_source() {
-        Ok(source) => Some(source),
-        Err(error) => {
-            tracing::error!(%error, "failed to open a snapshot of the store");
-            None
         }
     }
 }

@@ -1,0 +1,120 @@
+//! The simulated machine a member or client runs on: [`SimEnv`] is the product's
+//! [`Env`](quorate::env::Env) over simulated time.
+//!
+//! - Time is madsim's: it passes only while every task waits.
+//! - The [`network`] and the [`disk`] are our own; madsim's are too kind.
+//! - Disk work runs at one moment somewhere inside the time it takes, as a storage thread's would:
+//!   what other tasks see meanwhile may be from before or after.
+//! - Once a machine has lost power nothing it does reaches anybody: its disk answers with errors,
+//!   disk work under way never ends, and its packets go nowhere.
+
+pub mod disk;
+mod image;
+pub mod network;
+
+pub use disk::SimDisk;
+pub use network::SimNetwork;
+
+use crate::trace::Trace;
+use madsim::rand::{Rng, RngCore};
+use quorate::env::{Clock, Env};
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+/// One boot of one machine.
+#[derive(Clone)]
+pub struct SimEnv {
+    clock: SimClock,
+    network: SimNetwork,
+    disk: SimDisk,
+    trace: Trace,
+}
+
+impl SimEnv {
+    pub fn new(trace: Trace, network: SimNetwork, disk: SimDisk) -> SimEnv {
+        SimEnv { clock: SimClock { trace: trace.clone() }, network, disk, trace }
+    }
+}
+
+impl Env for SimEnv {
+    type Clock = SimClock;
+    type Network = SimNetwork;
+    type Disk = SimDisk;
+
+    fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    fn network(&self) -> &SimNetwork {
+        &self.network
+    }
+
+    fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    fn random(&self) -> u64 {
+        madsim::rand::thread_rng().next_u64()
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        madsim::task::spawn(task);
+    }
+
+    fn blocking<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> impl Future<Output = R> + Send + 'static {
+        let disk = self.disk.clone();
+        // As on a thread: it runs whether or not anybody waits for it.
+        let job = madsim::task::spawn(async move {
+            madsim::time::sleep(below(Duration::from_micros(200))).await;
+            let result = work();
+            let cost = disk.take_cost();
+            madsim::time::sleep(cost + below(cost)).await;
+            if !disk.has_power() {
+                std::future::pending::<()>().await;
+            }
+            result
+        });
+        async move {
+            match job.await {
+                Ok(result) => result,
+                // The machine was killed; so is the one who waits, at its next step.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    fn trace(&self, event: &dyn Debug) {
+        self.trace.event(format_args!("{event:?}"));
+    }
+}
+
+/// A random duration up to `limit`.
+pub fn below(limit: Duration) -> Duration {
+    let nanos = u64::try_from(limit.as_nanos()).expect("faults last hours at most");
+    Duration::from_nanos(madsim::rand::thread_rng().gen_range(0..=nanos))
+}
+
+/// Simulated time.
+#[derive(Clone)]
+pub struct SimClock {
+    trace: Trace,
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Duration {
+        self.trace.now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "madsim answers it from the seed")]
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        madsim::time::sleep(duration)
+    }
+}

@@ -1,0 +1,52 @@
+//! Whole Quorate clusters in one deterministic process.
+//!
+//! The members are the product, unchanged: [`quorate::member::run`] over an environment whose
+//! time, network, disk and randomness come from one seed. Clients are the product's own client.
+//! Around them stand a [`nemesis`] that breaks things, and a [`judge`] that compares what clients
+//! were told with the history the cluster ends with.
+//!
+//! | file | idea |
+//! |---|---|
+//! | [`env`] | the simulated machine: clock, network, disk, randomness |
+//! | [`cluster`] | members to start, kill, cut the power of, pause and partition |
+//! | [`workload`] | what clients do, and the record of what they were told |
+//! | [`nemesis`] | which faults come when |
+//! | [`judge`] | whether the record is lawful |
+//! | [`scenario`] | one seed from start to verdict |
+//! | [`command`] | the command line; each seed in a process of its own |
+//!
+//! A run is a seed and a commit. The same two give the same run, byte for byte: every event goes
+//! into one [`trace`] whose hash is printed, and `--twice` compares it over two processes.
+//!
+//! The crate is empty without `--cfg madsim`, which the alias `cargo sim` sets, so that a plain
+//! build of the workspace neither compiles nor fetches the simulator's runtime.
+
+#[cfg(madsim)]
+mod cluster;
+#[cfg(madsim)]
+mod command;
+#[cfg(madsim)]
+mod entropy;
+#[cfg(madsim)]
+mod env;
+#[cfg(madsim)]
+mod judge;
+#[cfg(madsim)]
+mod nemesis;
+#[cfg(madsim)]
+mod scenario;
+#[cfg(madsim)]
+mod trace;
+#[cfg(madsim)]
+mod workload;
+
+#[cfg(madsim)]
+fn main() -> std::process::ExitCode {
+    command::main()
+}
+
+#[cfg(not(madsim))]
+fn main() -> std::process::ExitCode {
+    eprintln!("built without the simulator: use `cargo sim`");
+    std::process::ExitCode::from(2)
+}
