@@ -156,6 +156,8 @@ async fn a_disk_filled_to_the_last_byte_under_load_costs_nothing_acknowledged() 
     let acknowledged = load.stop().await;
     cluster.members[0].kill();
     cluster.members[0].start_ready().await;
+    // A member that just started has not looked at its disk yet.
+    wait_until_refused(&client).await;
     assert_refuses_writes_but_serves(&cluster).await;
     assert_holds(&read_all(&client, PREFIX).await, &acknowledged);
     disk.free();
