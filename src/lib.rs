@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -31,7 +31,7 @@ use Style::{Pure, Waits};
 ///
 /// The order is the order of the layers: a module uses what stands above it. `proto` and `types`
 /// are vocabulary; `config` and `logging` are read by the layers that are set up from outside.
-const MODULES: [(&str, &[&str], Style); 17] = [
+const MODULES: [(&str, &[&str], Style); 18] = [
     ("types", &[], Pure),
     ("proto", &[], Waits), // the generated service traits
     ("env", &["types"], Waits),
@@ -65,6 +65,7 @@ const MODULES: [(&str, &[&str], Style); 17] = [
     ("api", &["types", "proto", "env", "server"], Waits),
     ("member", &["types", "env", "config", "server", "api"], Waits),
     ("client", &["types", "proto", "env"], Waits),
+    ("check", &["types", "proto"], Pure),
     ("cli", &["*"], Waits),
 ];
 

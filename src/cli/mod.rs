@@ -4,6 +4,7 @@
 //! quorate server [flags]    the server; its flags are etcd's, in Go's syntax
 //! etcd [flags]              the same, when the program is called by that name
 //! quorate bench             measures a server, of ours or a real etcd
+//! quorate check HISTORY     whether a recorded history is lawful
 //! quorate version | help
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! read.
 
 mod bench;
+mod check;
 pub mod server;
 mod signal;
 mod version;
@@ -54,6 +56,8 @@ enum Command {
     },
     /// Measure a server, of ours or a real etcd
     Bench(Box<bench::BenchArgs>),
+    /// Check whether a recorded history of a store is lawful
+    Check(check::CheckArgs),
     /// Print the version
     Version,
 }
@@ -86,6 +90,7 @@ fn run(arguments: &[String], environment: &BTreeMap<String, String>) -> ExitCode
             server::main(server::PROGRAM, &flags, environment)
         }
         Ok(CommandLine { command: Some(Command::Bench(arguments)), .. }) => bench::run(*arguments),
+        Ok(CommandLine { command: Some(Command::Check(arguments)), .. }) => check::run(arguments),
         Ok(CommandLine { command: None, .. }) => usage_error("a subcommand is missing"),
         Err(error) => {
             // The help text is such an "error", too. Nothing can be done about a closed stream.

@@ -88,7 +88,11 @@ impl Node {
             max_inflight_msgs: limits::RAFT_INFLIGHT_MAX,
             check_quorum: true,
             pre_vote: options.pre_vote,
-            batch_append: true,
+            // Not `batch_append`: raft 0.7 puts entries into a waiting message that has none
+            // without looking whether they follow its index (`is_continuous_ents`), so after a
+            // rejected probe a follower can be sent entries at the wrong place. Found by
+            // simulation. Proposals are batched before they get here anyway.
+            batch_append: false,
             ..Config::default()
         };
         let raw = RawNode::new(&config, log, &logger::logger())
@@ -146,6 +150,16 @@ impl Node {
     pub fn step(&mut self, message: Message) {
         let _ = self.raw.step(message);
         self.draw_timeout();
+    }
+
+    /// Proposals another member forwarded. They come back when they cannot be taken now, because
+    /// there is no leader or leadership is being handed over.
+    pub fn step_proposals(&mut self, message: Message) -> Option<Message> {
+        if self.leadership().leader == MemberId(0) || self.raw.raft.lead_transferee.is_some() {
+            return Some(message);
+        }
+        self.step(message);
+        None
     }
 
     /// Proposes commands as one batch: `(context, data)` each. `false`: refused for now (no

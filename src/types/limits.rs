@@ -24,6 +24,8 @@ pub const APPLY_BACKLOG_ENTRIES_MAX: u64 = 5_000;
 pub const NODE_QUEUE_MAX: usize = 8_192;
 /// Inputs the node loop takes in one turn.
 pub const NODE_BATCH_MAX: usize = 1_024;
+/// Messages with other members' proposals held while there is no leader to take them.
+pub const FORWARDED_HELD_MAX: usize = 256;
 /// Bytes of entries in one write to the log.
 pub const LOG_BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Largest frame of the log, which holds one such write with its framing.

@@ -25,6 +25,9 @@ impl<E: Env> NodeLoop<E> {
                 return;
             }
         };
+        if message.get_msg_type() == MessageType::MsgPropose {
+            return self.take_forwarded(message);
+        }
         let appends = message.get_msg_type() == MessageType::MsgAppend;
         let backlog = self.to_apply.len() > limits::APPLY_QUEUE_MAX;
         if appends && (backlog || self.to_write.bytes > limits::LOG_BATCH_BYTES_MAX) {
@@ -45,6 +48,26 @@ impl<E: Env> NodeLoop<E> {
                 self.send_snapshot(to, payload);
             } else if !self.transport.send(to, payload) {
                 self.node.unreachable(to);
+            }
+        }
+    }
+
+    /// Proposals of a member that took us for the leader. While leadership moves they are held:
+    /// were they dropped, their clients would wait until they give up.
+    fn take_forwarded(&mut self, message: Message) {
+        if let Some(message) = self.node.step_proposals(message)
+            && self.forwarded.len() < limits::FORWARDED_HELD_MAX
+        {
+            self.forwarded.push_back(message);
+        }
+    }
+
+    /// Passes on what was held, if there is a leader to take it.
+    pub(super) fn release_forwarded(&mut self) {
+        while let Some(message) = self.forwarded.pop_front() {
+            if let Some(message) = self.node.step_proposals(message) {
+                self.forwarded.push_front(message);
+                return;
             }
         }
     }

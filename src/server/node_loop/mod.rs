@@ -174,6 +174,8 @@ pub(super) struct NodeLoop<E: Env> {
     retry_at: Option<Duration>,
 
     proposals: VecDeque<Proposal>,
+    /// Messages with other members' proposals that cannot be taken while leadership moves.
+    forwarded: VecDeque<Message>,
     waiters: HashMap<u64, oneshot::Sender<Result<Answer>>>,
     /// `(deadline, id)`, oldest first: all wait equally long.
     deadlines: VecDeque<(Duration, u64)>,
@@ -227,6 +229,7 @@ impl<E: Env> NodeLoop<E> {
             prepare: false,
             retry_at: None,
             proposals: VecDeque::new(),
+            forwarded: VecDeque::new(),
             waiters: HashMap::new(),
             deadlines: VecDeque::new(),
             new_reads: Vec::new(),
@@ -331,6 +334,7 @@ impl<E: Env> NodeLoop<E> {
 
     /// Everything that follows from the inputs taken.
     fn turn(&mut self) {
+        self.release_forwarded();
         self.propose();
         self.start_round();
         while let Some(effects) = self.node.effects() {

@@ -1,0 +1,7 @@
+//! Histories with a known verdict, random executions of a correct store, and mutations of those.
+
+mod anomalies;
+mod execution;
+mod random;
+mod searched;
+mod speed;
