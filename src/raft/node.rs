@@ -88,7 +88,10 @@ impl Node {
             max_inflight_msgs: limits::RAFT_INFLIGHT_MAX,
             check_quorum: true,
             pre_vote: options.pre_vote,
-            batch_append: true,
+            // Never true: raft-rs 0.7 also adds entries to a waiting message that has none, without
+            // looking whether they follow the index it names. After a peer became unreachable in
+            // between they do not, and the follower acknowledges more than it has.
+            batch_append: false,
             ..Config::default()
         };
         let raw = RawNode::new(&config, log, &logger::logger())
