@@ -111,6 +111,7 @@ impl Cluster {
         let node = Handle::current().get_node(member.node).expect("it was created");
         let (config, trace, failures) =
             (member.config.clone(), self.trace.clone(), self.failures.clone());
+        let host = member.host.clone();
         node.spawn(async move {
             let asked = async {
                 if asked.await.is_err() {
@@ -119,7 +120,9 @@ impl Cluster {
             };
             let outcome = quorate::member::run(env, &config, asked).await;
             trace.event(format_args!("{machine} ended: {outcome:?}"));
-            if let Err(error) = outcome {
+            if let Err(error) = outcome
+                && !host.has_failed()
+            {
                 let failure = format!("{machine} ended by itself: {error}");
                 failures.lock().expect("no holder panics").push(failure);
             }
@@ -159,6 +162,42 @@ impl Cluster {
         self.cut_power(machine);
     }
 
+    /// Lets the disk fail at the n-th write or sync from now; a member whose disk has failed must
+    /// end by itself. Then the machine is switched off.
+    pub async fn break_disk_at(&self, machine: Machine, operations: u64) {
+        let member = self.member(machine);
+        self.trace
+            .event(format_args!("disk of {machine} will break after {operations} operations"));
+        member.host.fail_after(operations);
+        let step = Duration::from_millis(10);
+        for _ in 0..200 {
+            if member.host.has_failed() {
+                break;
+            }
+            madsim::time::sleep(step).await;
+        }
+        let mut patience = if member.host.has_failed() { STOP_TIMEOUT } else { Duration::ZERO };
+        while !self.has_ended(member) && !patience.is_zero() {
+            madsim::time::sleep(step).await;
+            patience = patience.saturating_sub(step);
+        }
+        if member.host.has_failed() && !self.has_ended(member) {
+            self.fail(format!("{machine} goes on with a broken disk"));
+        }
+        self.cut_power(machine);
+    }
+
+    fn has_ended(&self, member: &Member) -> bool {
+        let mut running = member.running.lock().expect("no holder panics");
+        running.as_mut().is_none_or(|running| {
+            running.ended.try_recv() != Err(oneshot::error::TryRecvError::Empty)
+        })
+    }
+
+    fn fail(&self, failure: String) {
+        self.failures.lock().expect("no holder panics").push(failure);
+    }
+
     fn end(&self, member: &Member) {
         Handle::current().kill(member.node);
         *member.running.lock().expect("no holder panics") = None;
@@ -177,8 +216,7 @@ impl Cluster {
             biased;
             _ = ended => {}
             () = madsim::time::sleep(STOP_TIMEOUT) => {
-                let failure = format!("{machine} did not stop within {STOP_TIMEOUT:?}");
-                self.failures.lock().expect("no holder panics").push(failure);
+                self.fail(format!("{machine} did not stop within {STOP_TIMEOUT:?}"));
             }
         }
         self.kill(machine);

@@ -12,6 +12,8 @@ use crate::scenario::{self, Plan, Report};
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 const USAGE: &str = "usage: cargo sim -- run (--seed N | --seeds A..B) [--nodes N] [--time SECONDS]
            [--twice] [--jobs N] [--log] [--trace]
@@ -103,11 +105,9 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 /// One seed, in this process.
 fn run_here(request: &Request) -> bool {
     if request.log {
-        tracing_subscriber::fmt()
-            .with_timer(SimTime)
-            .with_ansi(false)
-            .with_max_level(tracing::Level::DEBUG)
-            .init();
+        let ours = Targets::new().with_target("quorate", tracing::Level::DEBUG);
+        let lines = tracing_subscriber::fmt::layer().with_timer(SimTime).with_ansi(false);
+        tracing_subscriber::registry().with(lines).with(ours).init();
     }
     let plan = Plan {
         seed: request.first,

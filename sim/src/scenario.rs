@@ -23,10 +23,12 @@ use std::time::Duration;
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Calls that must succeed to count as being served again.
 const CALLS_AFTER_HEALING: usize = 50;
-const CLIENTS: u8 = 5;
+const CLIENTS: u8 = 6;
 const WATCHERS: u8 = 2;
 /// The client number of the one who asks at the end.
 const LAST_CLIENT: u8 = 50;
+/// And of the one who looks after the members.
+const OPERATOR: u8 = 51;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -61,8 +63,8 @@ pub fn run(plan: Plan) -> Report {
 /// Small numbers, so that what is rare in production happens all the time.
 fn flags() -> Vec<String> {
     let mut random = madsim::rand::thread_rng();
-    let snapshot_count = [5, 50, 500, 10_000][random.gen_range(0..4)];
-    let catch_up = [1, 10, 100, 5_000][random.gen_range(0..4)];
+    let snapshot_count = [5, 20, 100, 10_000][random.gen_range(0..4)];
+    let catch_up = [1, 5, 50, 5_000][random.gen_range(0..4)];
     let pre_vote = random.gen_bool(0.8);
     vec![
         format!("--snapshot-count={snapshot_count}"),
@@ -91,7 +93,11 @@ async fn play(plan: Plan) -> Report {
     }
     let watchers: Vec<Watched> =
         (0..WATCHERS).map(|number| watcher(&cluster, number, &trace, &failures)).collect();
+    let (node, env) = cluster.client_machine(OPERATOR);
+    let operator = nemesis::operate(cluster.clone(), trace.clone(), env, plan.time);
+    let operator = node.spawn(operator);
     nemesis::rage(cluster.clone(), trace.clone(), plan.time).await;
+    operator.await.expect("the operator does not panic");
 
     trace.event(format_args!("all is mended"));
     cluster.heal().await;

@@ -13,6 +13,9 @@
 //! generation: handles of an earlier one do nothing, so destructors that run when a member is
 //! killed cannot write.
 //!
+//! A disk can also break: from some operation on all writes and syncs fail, and the member is
+//! expected to stop.
+//!
 //! A killed process loses nothing: what it wrote is in the machine's memory.
 
 use super::image::Image;
@@ -131,6 +134,8 @@ struct State {
     operations: u64,
     /// The power goes when `operations` gets here.
     cut_at: Option<u64>,
+    /// Every operation from here on fails, until the next boot.
+    fail_at: Option<u64>,
     cost: Duration,
     speed: Speed,
     syncs: u64,
@@ -173,6 +178,7 @@ impl Host {
             locks: BTreeSet::new(),
             operations: 0,
             cut_at: None,
+            fail_at: None,
             cost: Duration::ZERO,
             speed: Speed::NORMAL,
             syncs: 0,
@@ -190,6 +196,7 @@ impl Host {
         state.generation += 1;
         state.power = true;
         state.cut_at = None;
+        state.fail_at = None;
         state.cost = Duration::ZERO;
         state.locks.clear();
         SimDisk { host: self.clone(), generation: state.generation }
@@ -220,6 +227,18 @@ impl Host {
 
     pub fn has_power(&self) -> bool {
         self.state().power
+    }
+
+    /// Writes and syncs will fail from the n-th from now on, until the next boot.
+    pub fn fail_after(&self, operations: u64) {
+        let mut state = self.state();
+        state.fail_at = Some(state.operations + operations);
+    }
+
+    /// Whether an operation has failed since the last boot.
+    pub fn has_failed(&self) -> bool {
+        let state = self.state();
+        state.fail_at.is_some_and(|fail_at| state.operations >= fail_at)
     }
 
     pub fn set_speed(&self, speed: Speed) {
@@ -357,6 +376,9 @@ impl SimDisk {
     fn alter<T>(&self, sync: bool, act: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
         let outcome = self.look(|state| {
             state.operations += 1;
+            if state.fail_at.is_some_and(|fail_at| state.operations >= fail_at) {
+                return Err(io::Error::other("the disk is broken"));
+            }
             let cut = state.cut_at.is_some_and(|cut_at| state.operations >= cut_at);
             if sync {
                 state.cost += state.speed.sync;

@@ -128,7 +128,8 @@ struct State {
     due: BTreeMap<(Instant, u64), Parcel>,
     next_parcel: u64,
     down: BTreeSet<(Machine, Machine)>,
-    held: BTreeMap<(Machine, Machine), Vec<Parcel>>,
+    /// With their place in the order, so that what a link held comes before what it gets later.
+    held: BTreeMap<(Machine, Machine), Vec<((Instant, u64), Parcel)>>,
     /// Added to the latency of these links.
     slow: BTreeMap<(Machine, Machine), Duration>,
     latency: Duration,
@@ -182,8 +183,8 @@ impl Switch {
                     }
                 }
                 Some(_) => {
-                    let parcel = self.state().due.pop_first().expect("just seen").1;
-                    self.deliver(parcel);
+                    let (place, parcel) = self.state().due.pop_first().expect("just seen");
+                    self.deliver(place, parcel);
                 }
             }
         }
@@ -228,9 +229,9 @@ impl Switch {
         if !up {
             state.down.insert((from, to));
         } else if state.down.remove(&(from, to)) {
-            for parcel in state.held.remove(&(from, to)).unwrap_or_default() {
-                self.schedule(&mut state, Instant::now(), parcel);
-            }
+            let held = state.held.remove(&(from, to)).unwrap_or_default();
+            state.due.extend(held);
+            self.changed.notify_one();
         }
     }
 
@@ -257,11 +258,11 @@ impl Switch {
         self.schedule(state, due, Parcel { from, to, packet });
     }
 
-    fn deliver(&self, parcel: Parcel) {
+    fn deliver(&self, place: (Instant, u64), parcel: Parcel) {
         let mut state = self.state();
         let link = (parcel.from, parcel.to);
         if state.down.contains(&link) {
-            state.held.entry(link).or_default().push(parcel);
+            state.held.entry(link).or_default().push((place, parcel));
             return;
         }
         match parcel.packet {
