@@ -555,10 +555,9 @@ impl<'a> Search<'a> {
             }
             if let Ok((_, changes)) = self.store.evaluate(request)
                 && self.agrees(&changes, seen, revision)
+                && let Some(rank) = self.rank(&changes, revision)
             {
-                if let Some(rank) = self.rank(&changes, revision) {
-                    found.push((rank, Maker::Operation(*place), changes));
-                }
+                found.push((rank, Maker::Operation(*place), changes));
             }
         }
         let told_at = self.told.first_at(revision).unwrap_or(u64::MAX);
@@ -566,10 +565,11 @@ impl<'a> Search<'a> {
             for lease in self.leases.ended_by(told_at) {
                 merge(&mut keys, vec![KeyRange::all()]);
                 let changes = self.store.attached(lease);
-                if !changes.is_empty() && self.agrees(&changes, seen, revision) {
-                    if let Some(rank) = self.rank(&changes, revision) {
-                        found.push((rank, Maker::LeaseEnd(lease), changes));
-                    }
+                if !changes.is_empty()
+                    && self.agrees(&changes, seen, revision)
+                    && let Some(rank) = self.rank(&changes, revision)
+                {
+                    found.push((rank, Maker::LeaseEnd(lease), changes));
                 }
             }
         }
