@@ -184,9 +184,20 @@ async fn settle(
     let endpoints = cluster.endpoints();
     let deadline = Duration::from_secs(10);
     let client = Client::connect(env, &endpoints, options(deadline)).map_err(|e| e.to_string())?;
-    let last = Ask::Put { key: "last".into(), value: "last".into() };
-    let told = workload::perform(LAST_CLIENT, &client, env, record, last).await;
-    let Told::Written(revision) = told else { return Err(format!("the last write: {told:?}")) };
+    let start = trace.now();
+    let mut attempt = 0;
+    let revision = loop {
+        // A value for each attempt: one of unknown outcome may stand in the history as well.
+        attempt += 1;
+        let last = Ask::Put { key: "last".into(), value: format!("last {attempt}") };
+        match workload::perform(LAST_CLIENT, &client, env, record, last).await {
+            Told::Written(revision) => break revision,
+            told if trace.now() > start + RECOVERY_TIMEOUT => {
+                return Err(format!("the last write: {told:?}"));
+            }
+            _ => {}
+        }
+    };
 
     let mut hashes = Vec::new();
     for endpoint in &endpoints {

@@ -13,8 +13,7 @@
 //! generation: handles of an earlier one do nothing, so destructors that run when a member is
 //! killed cannot write.
 //!
-//! A disk can also break: from some operation on all writes and syncs fail, and the member is
-//! expected to stop.
+//! A disk can also break: from some operation on all writes and syncs fail.
 //!
 //! A killed process loses nothing: what it wrote is in the machine's memory.
 
