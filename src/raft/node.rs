@@ -90,8 +90,8 @@ impl Node {
             pre_vote: options.pre_vote,
             // Not `batch_append`: raft 0.7 puts entries into a waiting message that has none
             // without looking whether they follow its index (`is_continuous_ents`), so after a
-            // rejected probe a follower can be sent entries at the wrong place. Found by
-            // simulation. Proposals are batched before they get here anyway.
+            // rejected probe a follower can be sent entries at the wrong place, and panic or
+            // acknowledge what it lacks. Proposals are batched before they get here anyway.
             batch_append: false,
             ..Config::default()
         };

@@ -39,7 +39,11 @@ async fn leaders_die(rounds: usize, writers: usize) {
         assert_eq!(own, found, "{}", member.name);
     }
     cluster.assert_same_hash().await;
-    println!("{rounds} leaders killed, {} puts acknowledged, {} done", acknowledged.len(), found.len());
+    println!(
+        "{rounds} leaders killed, {} puts acknowledged, {} done",
+        acknowledged.len(),
+        found.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

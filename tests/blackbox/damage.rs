@@ -31,7 +31,10 @@ fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Paths that differ.
-fn differences(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<PathBuf> {
+fn differences(
+    before: &BTreeMap<PathBuf, Vec<u8>>,
+    after: &BTreeMap<PathBuf, Vec<u8>>,
+) -> Vec<PathBuf> {
     let paths = before.keys().chain(after.keys());
     let mut paths: Vec<_> = paths.filter(|p| before.get(*p) != after.get(*p)).cloned().collect();
     paths.dedup();

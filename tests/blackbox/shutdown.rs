@@ -35,10 +35,10 @@ async fn a_leader_told_to_stop_hands_over_and_exits_with_0_in_time() {
         let status = other.status().await.ok()?;
         (status.raft_term > term && status.leader != 0).then_some(status)
     });
-    let (status, next) = tokio::join!(
-        cluster.members[leader].wait_for_exit(Duration::from_secs(5)),
-        async { (next.await, started.elapsed()) }
-    );
+    let (status, next) =
+        tokio::join!(cluster.members[leader].wait_for_exit(Duration::from_secs(5)), async {
+            (next.await, started.elapsed())
+        });
     let ended = started.elapsed();
     assert_eq!(status.code(), Some(0));
     assert!(ended < Duration::from_secs(5), "{ended:?}");
@@ -46,7 +46,9 @@ async fn a_leader_told_to_stop_hands_over_and_exits_with_0_in_time() {
     // No time-out was waited for: that takes a second at least, and a higher term if it fails.
     println!("another leader after {elected:?}, the process ended after {ended:?}");
     let log = &cluster.members[leader];
-    for line in ["leadership transfer starting", "leadership transfer finished", "closed etcd server"] {
+    for line in
+        ["leadership transfer starting", "leadership transfer finished", "closed etcd server"]
+    {
         assert_eq!(log.log_lines(line).len(), 1, "{line}: {}", log.log_tail());
     }
     assert_eq!(new.raft_term, term + 1, "one election");
