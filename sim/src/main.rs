@@ -12,6 +12,8 @@
 //! | [`workload`] | what clients do, and the record of what they were told |
 //! | [`nemesis`] | which faults come when |
 //! | [`judge`] | whether the record is lawful |
+//! | [`plan`] | a run as data: knobs and faults, drawn from a seed |
+//! | [`report`] | how a run went, as data |
 //! | [`scenario`] | one seed from start to verdict |
 //! | [`command`] | the command line; each seed in a process of its own |
 //!
@@ -33,6 +35,10 @@ mod env;
 mod judge;
 #[cfg(madsim)]
 mod nemesis;
+#[cfg(madsim)]
+mod plan;
+#[cfg(madsim)]
+mod report;
 #[cfg(madsim)]
 mod scenario;
 #[cfg(madsim)]
