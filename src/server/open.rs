@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError, Url};
 use crate::env::{Disk, Env};
 use crate::raft::{ConfState, Entry, EntryType, Log};
 use crate::store::{Options, Store, StoreError};
-use crate::types::Index;
+use crate::types::{Index, Term};
 use crate::wal::{Identity, Recovered, Wal, WalError, WalOptions};
 use std::fmt;
 use std::io;
@@ -210,11 +210,21 @@ fn make_store<D: Disk>(
     Ok(())
 }
 
+/// The term of an entry of the log, if the log still has it.
+fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
+    let (start, term) = recovered.start;
+    if index == start {
+        return Some(term);
+    }
+    let entry = recovered.entries.iter().find(|entry| entry.index == index)?;
+    Some(entry.term)
+}
+
 /// Makes one log of what the disk holds and what the store is at.
 fn join<D: Disk>(
     recovered: Recovered,
     wal: &mut Wal<D>,
-    (applied, term): (Index, crate::types::Term),
+    (applied, term): (Index, Term),
     conf_state: ConfState,
 ) -> Result<Log, StartError> {
     let mut hard_state = raft::eraftpb::HardState {
@@ -232,10 +242,14 @@ fn join<D: Disk>(
             recovered.start.0.0 + 1
         )));
     }
-    if last < applied {
+    // A log that has another entry where the store is was on a branch that lost: the leader's
+    // snapshot that replaced the store was on its way to replace the log, too.
+    let lost_branch = term_at(&recovered, applied).is_some_and(|at| at != term);
+    if last < applied || lost_branch {
         tracing::info!(
             applied = applied.0,
             "last-log-index" = last.0,
+            lost_branch,
             "the store is ahead of the log; the log starts anew"
         );
         wal.reset(applied, term)?;
