@@ -269,3 +269,55 @@ fn join<D: Disk>(
     });
     Ok(Log::new(recovered.start, entries.collect(), hard_state, conf_state))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealDisk;
+    use crate::types::{ClusterId, MemberId};
+    use crate::wal::{Batch, LogEntry};
+
+    /// What `join` makes of a log of so many entries, all of term 1, and a store that is at
+    /// `applied`; and what the log on disk then begins with.
+    fn joined(entries: u64, applied: (Index, Term)) -> (Log, (Index, Term)) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wal");
+        let identity = Identity { cluster: ClusterId(1), member: MemberId(1) };
+        let mut wal = Wal::create(RealDisk, &path, identity, WalOptions::default()).unwrap();
+        let entries = (1..=entries).map(|index| LogEntry {
+            index: Index(index),
+            term: Term(1),
+            kind: 0,
+            data: Vec::from(&b"data"[..]).into(),
+        });
+        let batch = Batch { entries: entries.collect(), hard_state: None, sync: true };
+        wal.append(&batch).unwrap();
+        drop(wal);
+        let (mut wal, recovered) =
+            Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let log = join(recovered, &mut wal, applied, ConfState::default()).unwrap();
+        drop(wal);
+        let (_, recovered) = Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let last = recovered.entries.last().map(|entry| (entry.index, entry.term));
+        (log, last.unwrap_or(recovered.start))
+    }
+
+    #[test]
+    fn a_log_that_agrees_with_the_store_is_kept() {
+        let (_, last) = joined(5, (Index(3), Term(1)));
+        assert_eq!(last, (Index(5), Term(1)));
+    }
+
+    #[test]
+    fn a_log_behind_the_store_starts_anew() {
+        let (_, last) = joined(2, (Index(3), Term(1)));
+        assert_eq!(last, (Index(3), Term(1)));
+    }
+
+    /// A crash between putting a leader's snapshot in place and resetting the log.
+    #[test]
+    fn a_log_of_another_branch_than_the_store_starts_anew() {
+        let (_, last) = joined(5, (Index(3), Term(2)));
+        assert_eq!(last, (Index(3), Term(2)));
+    }
+}
