@@ -12,6 +12,7 @@
 
 #![allow(dead_code, reason = "a mechanism is there before the first plan uses it")]
 
+mod alarm;
 pub mod clock;
 pub mod disk;
 mod image;
