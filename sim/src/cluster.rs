@@ -7,6 +7,7 @@
 use crate::env::disk::{Host, Speed};
 use crate::env::network::{Machine, Switch};
 use crate::env::{SimEnv, below};
+use crate::oracle::Oracle;
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
@@ -42,6 +43,7 @@ pub struct Cluster {
     switch: Switch,
     members: Arc<Vec<Member>>,
     failures: Failures,
+    oracle: Oracle,
 }
 
 impl Cluster {
@@ -52,6 +54,7 @@ impl Cluster {
         count: u8,
         flags: &[String],
         failures: Failures,
+        oracle: Oracle,
     ) -> Cluster {
         let machines: Vec<Machine> = (1..=count).map(Machine).collect();
         let list: Vec<String> = machines
@@ -68,7 +71,7 @@ impl Cluster {
                 running: Mutex::new(None),
             })
             .collect();
-        Cluster { trace, switch, members: Arc::new(members), failures }
+        Cluster { trace, switch, members: Arc::new(members), failures, oracle }
     }
 
     pub fn machines(&self) -> Vec<Machine> {
@@ -102,6 +105,7 @@ impl Cluster {
         }
         self.trace.event(format_args!("{machine} starts"));
         let env = SimEnv::new(self.trace.clone(), self.switch.boot(machine), member.host.mount());
+        let env = env.observed(self.oracle.boot(machine.0));
         let (shutdown, asked) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel();
         *running = Some(Running { shutdown: Some(shutdown), ended });

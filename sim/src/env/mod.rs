@@ -15,9 +15,10 @@ pub mod network;
 pub use disk::SimDisk;
 pub use network::SimNetwork;
 
+use crate::oracle::Observer;
 use crate::trace::Trace;
 use madsim::rand::{Rng, RngCore};
-use quorate::env::{Clock, Env};
+use quorate::env::{Clock, Env, Observation};
 use std::fmt::Debug;
 use std::future::Future;
 use std::time::{Duration, SystemTime};
@@ -29,11 +30,19 @@ pub struct SimEnv {
     network: SimNetwork,
     disk: SimDisk,
     trace: Trace,
+    /// Who is told of this member's inside; nobody, for a client.
+    observer: Option<Observer>,
 }
 
 impl SimEnv {
     pub fn new(trace: Trace, network: SimNetwork, disk: SimDisk) -> SimEnv {
-        SimEnv { clock: SimClock { trace: trace.clone() }, network, disk, trace }
+        let clock = SimClock { trace: trace.clone() };
+        SimEnv { clock, network, disk, trace, observer: None }
+    }
+
+    /// The same for a member whose inside is watched.
+    pub fn observed(self, observer: Observer) -> SimEnv {
+        SimEnv { observer: Some(observer), ..self }
     }
 }
 
@@ -41,6 +50,8 @@ impl Env for SimEnv {
     type Clock = SimClock;
     type Network = SimNetwork;
     type Disk = SimDisk;
+
+    const OBSERVED: bool = true;
 
     fn clock(&self) -> &SimClock {
         &self.clock
@@ -89,6 +100,18 @@ impl Env for SimEnv {
 
     fn trace(&self, event: &dyn Debug) {
         self.trace.event(format_args!("{event:?}"));
+    }
+
+    fn observe(&self, fact: Observation<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(&fact);
+        }
+    }
+
+    fn mark(&self, place: &'static str) {
+        if let Some(observer) = &self.observer {
+            observer.mark(place);
+        }
     }
 }
 
