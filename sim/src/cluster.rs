@@ -7,6 +7,7 @@
 use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
 use crate::env::{SimEnv, Streams, below};
+use crate::oracle::Oracle;
 use crate::plan::{DiskErrorKind, DiskKnobs};
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
@@ -47,6 +48,7 @@ pub struct Cluster {
     streams: Streams,
     members: Arc<Vec<Member>>,
     failures: Failures,
+    oracle: Oracle,
 }
 
 impl Cluster {
@@ -58,6 +60,7 @@ impl Cluster {
         count: u8,
         flags: &[String],
         failures: Failures,
+        oracle: Oracle,
     ) -> Cluster {
         let machines: Vec<Machine> = (1..=count).map(Machine).collect();
         let list: Vec<String> = machines
@@ -74,7 +77,7 @@ impl Cluster {
                 running: Mutex::new(None),
             })
             .collect();
-        Cluster { trace, switch, streams, members: Arc::new(members), failures }
+        Cluster { trace, switch, streams, members: Arc::new(members), failures, oracle }
     }
 
     pub fn machines(&self) -> Vec<Machine> {
@@ -108,6 +111,7 @@ impl Cluster {
         }
         self.trace.event(format_args!("{machine} starts"));
         let env = SimEnv::new(self.trace.clone(), self.switch.boot(machine), member.host.mount());
+        let env = env.observed(self.oracle.boot(machine.0));
         let (shutdown, asked) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel();
         *running = Some(Running { shutdown: Some(shutdown), ended });

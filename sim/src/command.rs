@@ -123,7 +123,18 @@ fn run_here(request: &Request) -> bool {
         println!("seed {} FAILED: panic, see above", request.first);
         return false;
     };
-    let Report { hash, events, simulated, calls, answered, revisions, syncs, failures } = report;
+    let Report {
+        hash,
+        events,
+        simulated,
+        calls,
+        answered,
+        revisions,
+        syncs,
+        failures,
+        marks,
+        peak_bytes,
+    } = report;
     let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
     println!(
         "seed {} {verdict} trace {hash:016x} events {events} calls {calls} answered {answered} \
@@ -132,6 +143,7 @@ fn run_here(request: &Request) -> bool {
         simulated.as_secs_f64(),
         started.elapsed().as_secs_f64(),
     );
+    println!("  peak {} MiB, marks {marks:?}", peak_bytes >> 20);
     for failure in failures.iter().take(10) {
         println!("  {failure}");
     }

@@ -12,6 +12,7 @@
 //! | [`workload`] | what clients do, and the record of what they were told |
 //! | [`nemesis`] | which faults come when |
 //! | [`judge`] | whether the record is lawful |
+//! | [`oracle`] | what no client sees: terms, votes, logs, states, memory |
 //! | [`plan`] | a run as data: knobs and faults, drawn from a seed |
 //! | [`report`] | how a run went, as data |
 //! | [`scenario`] | one seed from start to verdict |
@@ -35,9 +36,11 @@ mod env;
 mod judge;
 #[cfg(madsim)]
 mod nemesis;
+#[cfg(any(madsim, test))]
+mod oracle;
 #[cfg(madsim)]
 mod plan;
-#[cfg(madsim)]
+#[cfg(any(madsim, test))]
 mod report;
 #[cfg(madsim)]
 mod scenario;
@@ -45,6 +48,11 @@ mod scenario;
 mod trace;
 #[cfg(madsim)]
 mod workload;
+
+/// Counts the bytes a run takes.
+#[cfg(madsim)]
+#[global_allocator]
+static ALLOCATOR: oracle::memory::Counting = oracle::memory::Counting;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {

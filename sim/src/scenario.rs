@@ -11,11 +11,14 @@ use crate::env::network::Switch;
 use crate::env::{SimEnv, Streams};
 use crate::judge::{History, judge};
 use crate::nemesis;
+use crate::oracle::{Oracle, memory};
 use crate::plan::NetworkKnobs;
+use crate::report::Failure;
 use crate::trace::Trace;
 use crate::workload::{self, Ask, Record, Told, Watched, options};
 use madsim::rand::Rng;
 use quorate::client::{Client, Get};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,6 +55,8 @@ pub struct Report {
     pub revisions: usize,
     pub syncs: u64,
     pub failures: Vec<String>,
+    pub marks: BTreeMap<String, u64>,
+    pub peak_bytes: u64,
 }
 
 /// Runs a seed. Nothing but the plan has an influence.
@@ -90,8 +95,16 @@ async fn play(plan: Plan) -> Report {
     madsim::task::spawn(switch.clone().pump());
     let flags = flags();
     trace.event(format_args!("seed {} {flags:?} latency {latency_us} us", plan.seed));
-    let cluster =
-        Cluster::new(trace.clone(), switch, streams, plan.nodes, &flags, failures.clone());
+    let oracle = Oracle::new(trace.clone());
+    let cluster = Cluster::new(
+        trace.clone(),
+        switch,
+        streams,
+        plan.nodes,
+        &flags,
+        failures.clone(),
+        oracle.clone(),
+    );
     cluster.machines().into_iter().for_each(|machine| cluster.start(machine));
 
     let record = Record::new(trace.clone());
@@ -137,6 +150,8 @@ async fn play(plan: Plan) -> Report {
         Err(failure) => verdict.push(failure),
     }
     verdict.extend(failures.lock().expect("no holder panics").drain(..));
+    let broken = oracle.failures();
+    verdict.extend(broken.into_iter().map(|Failure { rule, text }| format!("{rule}: {text}")));
     let (hash, events) = trace.summary();
     Report {
         hash,
@@ -147,6 +162,8 @@ async fn play(plan: Plan) -> Report {
         revisions,
         syncs: cluster.syncs(),
         failures: verdict,
+        marks: oracle.marks(),
+        peak_bytes: memory::bytes().1 as u64,
     }
 }
 
