@@ -53,7 +53,7 @@ impl SimEnv {
     /// The machine of this disk, whose clock it uses.
     pub fn new(trace: Trace, network: SimNetwork, disk: SimDisk) -> SimEnv {
         let random = Arc::new(Mutex::new(disk.random()));
-        SimEnv { clock: disk.clock().clone(), network, disk, trace, random, observer: None }
+        SimEnv { clock: disk.clock().of_process(), network, disk, trace, random, observer: None }
     }
 
     /// The same for a member whose inside is watched.
