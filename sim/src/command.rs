@@ -8,7 +8,9 @@
     reason = "outside the simulation: processes and real time to run it in"
 )]
 
-use crate::scenario::{self, Plan, Report};
+use crate::plan::Overrides;
+use crate::report::Report;
+use crate::scenario;
 use std::io::Read;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -35,8 +37,10 @@ const SEED_TIMEOUT: Duration = Duration::from_secs(600);
 struct Request {
     first: u64,
     end: u64,
-    nodes: u8,
-    seconds: u64,
+    nodes: Option<u8>,
+    seconds: Option<u64>,
+    scenario: String,
+    plan: bool,
     twice: bool,
     jobs: usize,
     log: bool,
@@ -67,7 +71,8 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
         return Err("the one command is `run`".into());
     }
     let mut seeds = None;
-    let (mut nodes, mut seconds, mut jobs) = (3, 60, 2);
+    let (mut nodes, mut seconds, mut jobs) = (None, None, 2);
+    let (mut scenario, mut plan) = ("nightly".to_owned(), false);
     let (mut twice, mut log, mut trace, mut here) = (false, false, false, false);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -81,8 +86,10 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
                 let (first, end) = range.split_once("..").ok_or("--seeds takes A..B")?;
                 seeds = Some((number(first)?, number(end)?));
             }
-            "--nodes" => nodes = number(value()?)?,
-            "--time" => seconds = number(value()?)?,
+            "--nodes" => nodes = Some(number(value()?)?),
+            "--time" => seconds = Some(number(value()?)?),
+            "--scenario" => scenario = value()?.to_owned(),
+            "--plan" => plan = true,
             "--jobs" => jobs = number(value()?)?,
             "--twice" => twice = true,
             "--log" => log = true,
@@ -92,10 +99,10 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
         }
     }
     let (first, end) = seeds.ok_or("which seeds?")?;
-    if first >= end || !(1..=9).contains(&nodes) || jobs == 0 {
+    if first >= end || nodes.is_some_and(|nodes| !(1..=9).contains(&nodes)) || jobs == 0 {
         return Err("at least one seed, 1 to 9 nodes, at least one job".into());
     }
-    Ok(Request { first, end, nodes, seconds, twice, jobs, log, trace, here })
+    Ok(Request { first, end, nodes, seconds, scenario, plan, twice, jobs, log, trace, here })
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -109,31 +116,42 @@ fn run_here(request: &Request) -> bool {
         let lines = tracing_subscriber::fmt::layer().with_timer(SimTime).with_ansi(false);
         tracing_subscriber::registry().with(lines).with(ours).init();
     }
-    let plan = Plan {
-        seed: request.first,
+    let overrides = Overrides {
         nodes: request.nodes,
-        time: Duration::from_secs(request.seconds),
-        print_trace: request.trace,
+        time_ms: request.seconds.map(|seconds| seconds * 1_000),
+        profile: None,
     };
+    let plan = scenario::named(&request.scenario, request.first, &overrides);
+    let plan = plan.expect("a scenario");
+    if request.plan {
+        println!("{}", serde_json::to_string_pretty(&plan).expect("data"));
+    }
+    let print_trace = request.trace;
     let started = Instant::now();
     // A fresh thread: the hash keys of std's maps are drawn once per thread, from the seed.
     let running = std::thread::Builder::new().stack_size(16 << 20);
-    let running = running.spawn(move || scenario::run(plan)).expect("a thread can be had");
-    let Ok(report) = running.join() else {
+    let running = running.spawn(move || scenario::run(&plan, print_trace)).expect("a thread can be had");
+    let Ok((report, _)) = running.join() else {
         println!("seed {} FAILED: panic, see above", request.first);
         return false;
     };
-    let Report { hash, events, simulated, calls, answered, revisions, syncs, failures } = report;
+    let Report { trace, events, calls, answered, revisions, syncs, failures, .. } = &report;
     let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
     println!(
-        "seed {} {verdict} trace {hash:016x} events {events} calls {calls} answered {answered} \
-         revisions {revisions} syncs {syncs} simulated {:.1} s real {:.1} s",
+        "seed {} {verdict} trace {trace:016x} events {events} calls {calls} answered {answered} \
+         unknown {} revisions {revisions} syncs {syncs} simulated {:.1} s real {:.1} s {} n{} \
+         undecided {:?} {:?}",
         request.first,
-        simulated.as_secs_f64(),
+        report.unknown,
+        report.simulated_ms as f64 / 1e3,
         started.elapsed().as_secs_f64(),
+        report.profile,
+        report.nodes,
+        report.undecided,
+        report.faults,
     );
     for failure in failures.iter().take(10) {
-        println!("  {failure}");
+        println!("  {}: {}", failure.rule, failure.text);
     }
     failures.is_empty()
 }
@@ -225,11 +243,10 @@ fn summary(output: &str) -> &str {
 }
 
 fn arguments(request: &Request, seed: u64) -> Vec<String> {
-    let Request { nodes, seconds, .. } = request;
-    let mut arguments: Vec<String> =
-        ["run".into(), "--seed".into(), seed.to_string(), "--nodes".into(), nodes.to_string()]
-            .into();
-    arguments.extend(["--time".into(), seconds.to_string()]);
+    let mut arguments: Vec<String> = ["run".into(), "--seed".into(), seed.to_string()].into();
+    arguments.extend(["--scenario".into(), request.scenario.clone()]);
+    arguments.extend(request.nodes.map(|nodes| format!("--nodes {nodes}")).iter().flat_map(|text| text.split(' ').map(str::to_owned)));
+    arguments.extend(request.seconds.map(|time| format!("--time {time}")).iter().flat_map(|text| text.split(' ').map(str::to_owned)));
     arguments.extend(request.log.then(|| "--log".to_owned()));
     arguments.extend(request.trace.then(|| "--trace".to_owned()));
     arguments
