@@ -8,8 +8,13 @@
 use madsim::time::Instant;
 use std::fmt::Arguments;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+/// Simulated time of the last event of this process's run, in microseconds: for those outside
+/// the simulation who wait for it.
+pub static REACHED_US: AtomicU64 = AtomicU64::new(0);
 
 /// The trace of one run. Clones share it.
 #[derive(Clone)]
@@ -56,6 +61,8 @@ impl Trace {
         let mut state = self.state.lock().expect("no holder panics");
         (now, bytes).hash(&mut state.hasher);
         state.events += 1;
+        let reached = u64::try_from(now.as_micros()).expect("simulated time is hours at most");
+        REACHED_US.store(reached, Ordering::Relaxed);
     }
 
     /// The hash so far and the number of events.
