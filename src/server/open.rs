@@ -122,6 +122,13 @@ pub(super) struct Files {
     pub wal: PathBuf,
 }
 
+impl Files {
+    /// What grows, on one file system or two.
+    pub(super) fn on_disk(&self) -> Vec<PathBuf> {
+        vec![self.store.clone(), self.wal.clone()]
+    }
+}
+
 /// Everything [`super::Server::start`] wires together.
 pub(super) struct Opened<E: Env> {
     pub identity: Identity,

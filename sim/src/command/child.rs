@@ -129,7 +129,7 @@ fn tell_time() {
         let mut told = None;
         loop {
             std::thread::sleep(TELL_INTERVAL);
-            let simulated_us = trace::REACHED_US.load(Ordering::Relaxed);
+            let simulated_us = trace::REACHED_NS.load(Ordering::Relaxed) / 1_000;
             if told != Some(simulated_us) {
                 tell(&Message::Reached { simulated_us });
                 told = Some(simulated_us);
