@@ -36,7 +36,11 @@ const CLIENTS: u64 = 100;
 
 /// Makes a failing plan small. `first` tries plans, in this order, and gives the first that still
 /// fails; it gives none once it is out of budget.
-pub fn shrink(plan: Plan, report: Report, first: &mut dyn FnMut(&[Plan]) -> Option<Found>) -> Found {
+pub fn shrink(
+    plan: Plan,
+    report: Report,
+    first: &mut dyn FnMut(&[Plan]) -> Option<Found>,
+) -> Found {
     let best = Found { place: 0, plan, report };
     let mut shrinker = Shrinker { best, first };
     for _ in 0..ROUNDS_MAX {
@@ -229,6 +233,13 @@ impl Shrinker<'_> {
         minimal(flags, |candidates: &[Vec<String>]| {
             self.attempt_each(candidates, |plan, flags| plan.flags.clone_from(flags))
         });
+        let of_members: Vec<(u8, Vec<String>)> =
+            self.best.plan.member_flags.clone().into_iter().collect();
+        minimal(of_members, |candidates| {
+            self.attempt_each(candidates, |plan, flags| {
+                plan.member_flags = flags.iter().cloned().collect();
+            })
+        });
     }
 
     /// A smaller cluster; what was done to members that are gone is gone, too.
@@ -306,8 +317,7 @@ mod tests {
     #[test]
     fn what_is_needed_stays_and_nothing_else() {
         for needed in [vec![0], vec![99], vec![3, 4], vec![0, 50, 99], vec![7, 20, 21, 60, 95]] {
-            let fails =
-                |items: &[u32]| needed.iter().all(|item| items.binary_search(item).is_ok());
+            let fails = |items: &[u32]| needed.iter().all(|item| items.binary_search(item).is_ok());
             let (found, trials) = smallest(100, fails);
             assert_eq!(found, needed);
             assert!(trials < 150, "{trials} trials for {needed:?}");
@@ -371,6 +381,7 @@ mod tests {
             watchers: 2,
             calls_max: None,
             flags: vec!["--a".into(), "--b".into(), "--c".into()],
+            member_flags: [(2, vec!["--d".into()])].into(),
             network: NetworkKnobs { latency_us: 9_000, ..CALM_NETWORK },
             disk: DiskKnobs { access_us: 5, sync_us: 9_000, capacity_bytes: 1 << 30 },
             clocks: vec![ClockKnobs { drift_ppm: 50, wall_offset_ms: 0 }; 5],
@@ -409,6 +420,7 @@ mod tests {
         assert_eq!((small.nodes, small.clients, small.watchers), (3, 2, 0));
         assert_eq!(small.calls_max, Some(10));
         assert_eq!(small.flags, ["--b"]);
+        assert!(small.member_flags.is_empty());
         assert_eq!(small.network, CALM_NETWORK);
         assert_eq!(small.clocks, [ClockKnobs::default(); 3]);
         let [Step { at_ms, fault: Fault::Cut { links, .. } }] = &small.steps[..] else {

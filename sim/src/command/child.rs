@@ -114,7 +114,8 @@ fn tell_panics() {
             let payload = info.payload();
             let text = payload.downcast_ref::<&str>().copied();
             let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            let location = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            let location =
+                info.location().map(|place| format!("{}:{}", place.file(), place.line()));
             tell(&Message::Panic(Panic {
                 message: text.unwrap_or("no message").to_owned(),
                 location: location.unwrap_or_else(|| "an unknown place".into()),

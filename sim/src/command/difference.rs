@@ -83,10 +83,7 @@ mod tests {
         assert_eq!(compare(&report, &Report { real_ms: 77, ..report.clone() }), None);
         let other = Report { trace: 6, events: 8, ..report.clone() };
         let found = compare(&report, &other).expect("they differ");
-        assert_eq!(
-            found.text,
-            "two runs of this seed differ: events is 9 and 8, trace is 5 and 6"
-        );
+        assert_eq!(found.text, "two runs of this seed differ: events is 9 and 8, trace is 5 and 6");
     }
 
     #[test]

@@ -31,7 +31,9 @@ fn about(fault: &Fault) -> &'static str {
     match fault {
         Fault::Kill { .. } => "kill -9 of a member; what it wrote stays",
         Fault::KillAll { .. } => "kill -9 of all members at once",
-        Fault::PowerCut { .. } => "a machine loses what it did not sync, or keeps it, or half of it",
+        Fault::PowerCut { .. } => {
+            "a machine loses what it did not sync, or keeps it, or half of it"
+        }
         Fault::PowerCutAll { .. } => "the same on all machines at once",
         Fault::PowerCutAt { .. } => "the same at the n-th write or sync, inside of a commit",
         Fault::Stop { .. } => "SIGTERM and a start later",

@@ -1,270 +1,108 @@
 //! The command line: `cargo sim -- run --seed 7`, or `--seeds 1..100`.
 //!
 //! Every seed runs in a process of its own, so that nothing one run leaves behind (statics, hash
-//! keys, a hang) touches another, and so that two runs of a seed (`--twice`) share nothing.
+//! keys, a hang) touches another, and so that two runs of a seed (`--twice`) share nothing. The
+//! parent draws the plan and hands it over; what comes back is a report. A plan that failed is made
+//! small in further processes, and the smallest one is recorded for people to look at.
+//!
+//! ```text
+//! arguments -> tasks -> campaign -> summary
+//!                        |    |
+//!             process::run    failed -> shrink -> artifacts
+//!                        |
+//!        (child process) child -> scenario
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `arguments` | what can be asked for, and what is wrong with what was |
+//! | `source` | scenarios, profiles, plans: the simulation as the command line sees it |
+//! | `campaign` | many runs, side by side, and their verdicts |
+//! | `process`, `child`, `message` | a run in a process of its own: outside, inside, between |
+//! | `failed` | what follows a failure: a smaller plan, and files about it |
+//! | `difference` | where two runs of one plan part |
+//! | `summary`, `table`, `words`, `meter` | what people get to see |
+//! | `list`, `regressions` | the commands of that name |
+//!
+//! - The standard output holds results, the standard error how far it is and what is wrong.
+//! - Exit codes: 0 all passed, 1 something failed, 2 the command line or a file cannot be used,
+//!   3 nothing failed but something could not be decided.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "outside the simulation: processes and real time to run it in"
-)]
+mod arguments;
+mod campaign;
+mod child;
+mod difference;
+mod failed;
+mod list;
+mod message;
+mod meter;
+pub mod process;
+mod regressions;
+mod source;
+mod summary;
+mod table;
+mod words;
 
-use crate::scenario::{self, Plan, Report};
-use std::io::Read;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
+pub use child::ChildArgs;
 
-const USAGE: &str = "usage: cargo sim -- run (--seed N | --seeds A..B) [--nodes N] [--time SECONDS]
-           [--twice] [--jobs N] [--log] [--trace]
+use arguments::{RegressionsArgs, RunArgs, Work};
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
 
-  --seed N       one seed
-  --seeds A..B   from A to before B
-  --nodes N      members of the cluster (3)
-  --time S       simulated seconds of faults (60)
-  --twice        run each seed twice and compare the traces
-  --jobs N       seeds at a time (2)
-  --log          print the log of the members
-  --trace        print faults, calls and their outcomes as they come";
-
-/// Real time after which a seed counts as hanging.
-const SEED_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// What was asked for.
-#[derive(Debug)]
-struct Request {
-    first: u64,
-    end: u64,
-    nodes: u8,
-    seconds: u64,
-    twice: bool,
-    jobs: usize,
-    log: bool,
-    trace: bool,
-    /// In a child: the one seed, in this very process.
-    here: bool,
+/// Runs whole clusters in simulation and judges what their clients saw.
+#[derive(Parser, Debug)]
+#[command(name = "cargo sim --", bin_name = "cargo sim --", arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run seeds, each in a process of its own
+    Run(Box<RunArgs>),
+    /// Tell which scenarios, profiles and faults there are
+    List,
+    /// Run the seeds that found something once
+    Regressions(Box<RegressionsArgs>),
+    /// Run the plan on the standard input, in this process
+    #[command(hide = true)]
+    Child(ChildArgs),
+}
+
+/// Runs what the process's arguments ask for.
 pub fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let request = match parse(&arguments) {
-        Ok(request) => request,
-        Err(problem) => {
-            eprintln!("{problem}\n{USAGE}");
-            return ExitCode::from(2);
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => {
+            // The help text is such an "error", too. Nothing can be done about a closed stream.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let passed = match request.here {
-        true => run_here(&request),
-        false => run_all(&request),
-    };
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match command {
+        Command::Run(arguments) => work(arguments.work()),
+        Command::List => list::main(),
+        Command::Regressions(arguments) => work(arguments.work()),
+        Command::Child(arguments) => child::main(arguments),
+    }
 }
 
-fn parse(arguments: &[String]) -> Result<Request, String> {
-    let mut words = arguments.iter().map(String::as_str);
-    if words.next() != Some("run") {
-        return Err("the one command is `run`".into());
-    }
-    let mut seeds = None;
-    let (mut nodes, mut seconds, mut jobs) = (3, 60, 2);
-    let (mut twice, mut log, mut trace, mut here) = (false, false, false, false);
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or(format!("{word} needs a value"));
-        match word {
-            "--seed" => {
-                let seed: u64 = number(value()?)?;
-                seeds = Some((seed, seed + 1));
-            }
-            "--seeds" => {
-                let range = value()?;
-                let (first, end) = range.split_once("..").ok_or("--seeds takes A..B")?;
-                seeds = Some((number(first)?, number(end)?));
-            }
-            "--nodes" => nodes = number(value()?)?,
-            "--time" => seconds = number(value()?)?,
-            "--jobs" => jobs = number(value()?)?,
-            "--twice" => twice = true,
-            "--log" => log = true,
-            "--trace" => trace = true,
-            "--here" => here = true,
-            _ => return Err(format!("unknown: {word}")),
+fn work(work: Result<Work, String>) -> ExitCode {
+    match work {
+        Ok(work) => campaign::run(work),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
         }
     }
-    let (first, end) = seeds.ok_or("which seeds?")?;
-    if first >= end || !(1..=9).contains(&nodes) || jobs == 0 {
-        return Err("at least one seed, 1 to 9 nodes, at least one job".into());
-    }
-    Ok(Request { first, end, nodes, seconds, twice, jobs, log, trace, here })
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("not a number: {text}"))
+/// Prints to the standard output. That nobody reads it changes nothing about the outcome.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// One seed, in this process.
-fn run_here(request: &Request) -> bool {
-    if request.log {
-        let ours = Targets::new().with_target("quorate", tracing::Level::DEBUG);
-        let lines = tracing_subscriber::fmt::layer().with_timer(SimTime).with_ansi(false);
-        tracing_subscriber::registry().with(lines).with(ours).init();
-    }
-    let plan = Plan {
-        seed: request.first,
-        nodes: request.nodes,
-        time: Duration::from_secs(request.seconds),
-        print_trace: request.trace,
-    };
-    let started = Instant::now();
-    // A fresh thread: the hash keys of std's maps are drawn once per thread, from the seed.
-    let running = std::thread::Builder::new().stack_size(16 << 20);
-    let running = running.spawn(move || scenario::run(plan)).expect("a thread can be had");
-    let Ok(report) = running.join() else {
-        println!("seed {} FAILED: panic, see above", request.first);
-        return false;
-    };
-    let Report { hash, events, simulated, calls, answered, revisions, syncs, failures } = report;
-    let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
-    println!(
-        "seed {} {verdict} trace {hash:016x} events {events} calls {calls} answered {answered} \
-         revisions {revisions} syncs {syncs} simulated {:.1} s real {:.1} s",
-        request.first,
-        simulated.as_secs_f64(),
-        started.elapsed().as_secs_f64(),
-    );
-    for failure in failures.iter().take(10) {
-        println!("  {failure}");
-    }
-    failures.is_empty()
-}
-
-/// Simulated time for the log; the machine is in madsim's span.
-struct SimTime;
-
-impl tracing_subscriber::fmt::time::FormatTime for SimTime {
-    fn format_time(
-        &self,
-        out: &mut tracing_subscriber::fmt::format::Writer<'_>,
-    ) -> std::fmt::Result {
-        let elapsed = madsim::time::TimeHandle::try_current().map(|time| time.elapsed());
-        write!(out, "{:>12.6}", elapsed.unwrap_or_default().as_secs_f64())
-    }
-}
-
-/// A seed in a process of its own, once or twice.
-struct Job {
-    seed: u64,
-    children: Vec<Child>,
-    started: Instant,
-}
-
-impl Job {
-    fn start(request: &Request, seed: u64) -> Job {
-        let count = if request.twice { 2 } else { 1 };
-        let children = (0..count).map(|_| {
-            Command::new(std::env::current_exe().expect("we run from a file"))
-                .args(arguments(request, seed))
-                .arg("--here")
-                .stdout(if request.log || request.trace {
-                    Stdio::inherit()
-                } else {
-                    Stdio::piped()
-                })
-                .stderr(if request.log || request.trace {
-                    Stdio::inherit()
-                } else {
-                    Stdio::piped()
-                })
-                .spawn()
-                .expect("a process can be started")
-        });
-        Job { seed, children: children.collect(), started: Instant::now() }
-    }
-
-    /// Whether it passed, once it is over.
-    fn poll(&mut self, request: &Request) -> Option<bool> {
-        let hangs = self.started.elapsed() > SEED_TIMEOUT;
-        for child in &mut self.children {
-            match child.try_wait().expect("our own child") {
-                Some(_) => {}
-                None if hangs => child.kill().expect("our own child"),
-                None => return None,
-            }
-        }
-        let mut outputs = Vec::new();
-        let mut passed = !hangs;
-        for child in &mut self.children {
-            passed &= child.wait().expect("our own child").success();
-            let mut output = String::new();
-            if let Some(stdout) = &mut child.stdout {
-                stdout.read_to_string(&mut output).expect("we print text");
-            }
-            if let Some(stderr) = &mut child.stderr {
-                stderr.read_to_string(&mut output).expect("we print text");
-            }
-            outputs.push(output);
-        }
-        print!("{}", outputs[0]);
-        let same = outputs.iter().all(|output| summary(output) == summary(&outputs[0]));
-        if !same {
-            println!("seed {} FAILED: two runs differ; the other:\n{}", self.seed, outputs[1]);
-        }
-        if hangs {
-            println!("seed {} FAILED: not over after {SEED_TIMEOUT:?}", self.seed);
-        }
-        if !(passed && same) {
-            println!("  replay: cargo sim -- {}", arguments(request, self.seed).join(" "));
-        }
-        Some(passed && same)
-    }
-}
-
-/// A run's line without the real time.
-fn summary(output: &str) -> &str {
-    output.split(" real ").next().unwrap_or_default()
-}
-
-fn arguments(request: &Request, seed: u64) -> Vec<String> {
-    let Request { nodes, seconds, .. } = request;
-    let mut arguments: Vec<String> =
-        ["run".into(), "--seed".into(), seed.to_string(), "--nodes".into(), nodes.to_string()]
-            .into();
-    arguments.extend(["--time".into(), seconds.to_string()]);
-    arguments.extend(request.log.then(|| "--log".to_owned()));
-    arguments.extend(request.trace.then(|| "--trace".to_owned()));
-    arguments
-}
-
-fn run_all(request: &Request) -> bool {
-    let started = Instant::now();
-    let mut seeds = request.first..request.end;
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut failed = Vec::new();
-    loop {
-        while jobs.len() < request.jobs
-            && let Some(seed) = seeds.next()
-        {
-            jobs.push(Job::start(request, seed));
-        }
-        if jobs.is_empty() {
-            break;
-        }
-        jobs.retain_mut(|job| match job.poll(request) {
-            None => true,
-            Some(true) => false,
-            Some(false) => {
-                failed.push(job.seed);
-                false
-            }
-        });
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let count = request.end - request.first;
-    let minutes = started.elapsed().as_secs_f64() / 60.0;
-    println!(
-        "{count} seeds, {} failed {failed:?}, {:.1} seeds a minute",
-        failed.len(),
-        count as f64 / minutes
-    );
-    failed.is_empty()
-}
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@
 //! seed draws. Empty lines and lines that begin with `#` are for people. A seed is worth its line
 //! as long as the simulator draws the same from it; the test that shows the bug is elsewhere.
 
-use super::source::{self, Overrides};
 use super::arguments::Request;
+use super::source;
+use crate::plan::Overrides;
 
 /// Reads the file's text: requests, one for each line that holds one.
 ///

@@ -1,17 +1,10 @@
 //! Where plans come from and what runs them: all that the command line needs of the simulation.
 
-use crate::plan::Plan;
+use crate::plan::{Overrides, Plan};
 use crate::report::{Failure, Report};
 use crate::scenario;
 use quorate::check::History;
 use std::time::Duration;
-
-#[derive(Clone, Default, Debug)]
-pub struct Overrides {
-    pub nodes: Option<u8>,
-    pub time_ms: Option<u64>,
-    pub profile: Option<String>,
-}
 
 /// The scenario that a seed draws everything of.
 pub const SWARM: &str = "swarm";
@@ -26,7 +19,7 @@ pub fn profiles() -> Vec<(&'static str, &'static str)> {
     vec![("mixed", "a bit of everything")]
 }
 
-/// The plan of a seed.
+/// The plan of a seed, if there is such a scenario.
 pub fn plan(name: &str, seed: u64, overrides: &Overrides) -> Option<Plan> {
     (name == SWARM).then(|| Plan {
         seed,
@@ -38,6 +31,7 @@ pub fn plan(name: &str, seed: u64, overrides: &Overrides) -> Option<Plan> {
         watchers: 2,
         calls_max: None,
         flags: vec![],
+        member_flags: Default::default(),
         network: crate::plan::NetworkKnobs {
             latency_us: 1000,
             tail_one_in: 0,

@@ -80,8 +80,7 @@ impl Summary {
         for step in &plan.steps {
             self.faults.entry(step.fault.name().into()).or_default().planned += 1;
         }
-        for (sums, counts) in
-            [(&mut self.faults, &report.faults), (&mut self.marks, &report.marks)]
+        for (sums, counts) in [(&mut self.faults, &report.faults), (&mut self.marks, &report.marks)]
         {
             for (name, times) in counts {
                 let sum = sums.entry(name.clone()).or_default();
@@ -105,11 +104,11 @@ impl Summary {
         self.simulated_ms as f64 / self.real_ms.max(1) as f64
     }
 
-    /// One line while it grows.
-    pub fn line(&self) -> String {
+    /// One line while it grows; `running_ms` of simulated time are in runs that are not over.
+    pub fn line(&self, running_ms: u64) -> String {
         format!(
             "{} simulated, {} operations, {} faults, {} failed, {:.0} s/s per core",
-            duration(Duration::from_millis(self.simulated_ms)),
+            duration(Duration::from_millis(self.simulated_ms + running_ms)),
             grouped(self.operations),
             grouped(self.fired()),
             grouped(self.failed),

@@ -4,8 +4,9 @@
 //! here. A list of links is told by its shape where it has one.
 
 use super::table::count;
-use crate::plan::{Fault, Plan};
+use crate::plan::{FIRST_CLIENT, FIRST_WATCHER, FOLLOWER, Fault, LEADER, Plan};
 use serde_json::Value;
+use std::path::Path;
 
 /// The plan in a few lines, each with its end: what there is, then what happens when.
 pub fn plan(plan: &Plan) -> String {
@@ -54,6 +55,10 @@ fn parameter(name: &str, value: &Value) -> String {
     if name == "links" {
         return links(value);
     }
+    if let ("machine" | "one" | "other" | "to", Some(number)) = (name, value.as_u64()) {
+        let role = if name == "machine" { "" } else { "to " };
+        return format!("{}{}", if name == "one" { "" } else { role }, machine(number));
+    }
     let value = match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => {
@@ -72,16 +77,57 @@ fn parameter(name: &str, value: &Value) -> String {
     }
 }
 
-/// `1>2 2>1 3>1` as `1-2 3>1`.
+/// Who a number of a plan stands for.
+fn machine(number: u64) -> String {
+    match u8::try_from(number) {
+        Ok(LEADER) => "the leader".into(),
+        Ok(FOLLOWER) => "a follower".into(),
+        Ok(client @ FIRST_CLIENT..FIRST_WATCHER) => format!("client {}", client - FIRST_CLIENT),
+        Ok(watcher @ FIRST_WATCHER..FOLLOWER) => format!("watcher {}", watcher - FIRST_WATCHER),
+        Ok(_) | Err(_) => format!("member {number}"),
+    }
+}
+
+/// `1>2 2>1 1>3 3>1 3>2` as `1-2,3 3>2`.
 fn links(value: &Value) -> String {
     let links: Vec<(u64, u64)> = serde_json::from_value(value.clone()).unwrap_or_default();
-    let both = |&(from, to): &(u64, u64)| links.contains(&(to, from));
-    let words: Vec<String> = links
-        .iter()
-        .filter(|link| !both(link) || link.0 < link.1)
-        .map(|link| format!("{}{}{}", link.0, if both(link) { '-' } else { '>' }, link.1))
+    let end = |number: u64| match machine(number) {
+        name if name.ends_with("leader") || name.ends_with("follower") => {
+            name.rsplit(' ').next().unwrap_or_default().to_owned()
+        }
+        name => name.replace("member ", "").replace(' ', ""),
+    };
+    let mut groups: Vec<(u64, char, Vec<String>)> = Vec::new();
+    for &(from, to) in &links {
+        let both = links.contains(&(to, from));
+        if both && position(&links, to, from) < position(&links, from, to) {
+            continue;
+        }
+        let sign = if both { '-' } else { '>' };
+        match groups.iter_mut().find(|(start, how, _)| (*start, *how) == (from, sign)) {
+            Some((_, _, ends)) => ends.push(end(to)),
+            None => groups.push((from, sign, vec![end(to)])),
+        }
+    }
+    let words: Vec<String> = groups
+        .into_iter()
+        .map(|(from, sign, ends)| format!("{}{sign}{}", end(from), ends.join(",")))
         .collect();
     words.join(" ")
+}
+
+fn position(links: &[(u64, u64)], from: u64, to: u64) -> Option<usize> {
+    links.iter().position(|link| *link == (from, to))
+}
+
+/// A file's name as a word of a command line.
+pub fn path(file: &Path) -> String {
+    let text = file.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+=:,@".contains(letter);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// Milliseconds as seconds, with as many digits as it takes.
@@ -95,12 +141,21 @@ mod tests {
     use crate::plan::DiskErrorKind;
 
     #[test]
+    fn a_file_can_be_pasted_into_a_shell() {
+        assert_eq!(path(Path::new("target/sim/seed-7/plan.json")), "target/sim/seed-7/plan.json");
+        assert_eq!(path(Path::new("it's mine")), "'it'\\''s mine'");
+    }
+
+    #[test]
     fn a_fault_reads_as_a_sentence() {
         for (given, text) in [
             (Fault::KillAll { down_ms: 500 }, "kill all: down 500 ms"),
             (
-                Fault::Cut { links: vec![(1, 2), (2, 1), (3, 1)], for_ms: 900 },
-                "cut links: for 900 ms, 1-2 3>1",
+                Fault::Cut {
+                    links: vec![(1, 2), (1, 3), (2, 1), (3, 1), (3, 2), (LEADER, 101)],
+                    for_ms: 900,
+                },
+                "cut links: for 900 ms, 1-2,3 3>2 leader>client1",
             ),
             (
                 Fault::DiskError {
@@ -110,8 +165,10 @@ mod tests {
                     count: 1,
                     down_ms: 40,
                 },
-                "sync error: count 1, down 40 ms, machine 2, operations 7",
+                "sync error: count 1, down 40 ms, member 2, operations 7",
             ),
+            (Fault::MoveLeader { to: FOLLOWER }, "leader transfer: to a follower"),
+            (Fault::Reset { one: 1, other: 150 }, "connection reset: member 1, to watcher 0"),
             (
                 Fault::RollingRestart { flags: vec!["--a=1".into(), "--b".into()], pause_ms: 9 },
                 "rolling restart: flags --a=1 --b, pause 9 ms",
