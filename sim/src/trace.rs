@@ -100,7 +100,7 @@ impl Default for Hash {
 
 impl Hash {
     fn word(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
         // Turned, so that a word and the state cannot cancel out for ever.
         self.0 = ((product >> 64) as u64 ^ product as u64).rotate_left(23) ^ word;
     }
