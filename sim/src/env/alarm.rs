@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+/// No run lasts longer: a sleep of a year or more never ends.
+pub const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Ends at a moment of true time, as madsim's sleeps at the earliest a millisecond from now. As
 /// tokio's sleep, it may be asked again after that.
 pub struct Alarm {
@@ -39,16 +42,13 @@ impl Wake for Bell {
     }
 }
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
 impl Alarm {
     pub fn at(time: &TimeHandle, moment: Instant) -> Alarm {
         Alarm { sleep: time.sleep_until(moment), bell: None }
     }
 
     pub fn after(time: &TimeHandle, duration: Duration) -> Alarm {
-        // `Duration::MAX` means never; no run lasts a year.
-        Alarm { sleep: time.sleep(duration.min(YEAR)), bell: None }
+        Alarm { sleep: time.sleep(duration.min(NEVER)), bell: None }
     }
 }
 
