@@ -7,8 +7,8 @@
 //!
 //! The hash is of our own making, for speed: nobody tries to deceive it.
 
-use madsim::time::{Instant, TimeHandle};
-use std::fmt::{self, Arguments, Write};
+use madsim::time::TimeHandle;
+use std::fmt::{Arguments, Write};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Trace {
     time: TimeHandle,
-    origin: Instant,
+    origin: Duration,
     print: bool,
     state: Arc<Mutex<State>>,
 }
@@ -25,6 +25,8 @@ pub struct Trace {
 struct State {
     hash: Hash,
     events: u64,
+    /// Of the event at hand; kept for its memory.
+    text: String,
 }
 
 impl State {
@@ -37,7 +39,7 @@ impl State {
 impl Trace {
     pub fn new(print: bool) -> Trace {
         let time = TimeHandle::current();
-        Trace { origin: time.now_instant(), time, print, state: Arc::default() }
+        Trace { origin: time.elapsed(), time, print, state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -46,17 +48,12 @@ impl Trace {
 
     /// Simulated time since the run began: true time, whatever the machines' clocks show.
     pub fn now(&self) -> Duration {
-        self.instant() - self.origin
+        self.time.elapsed() - self.origin
     }
 
     /// What tells the time.
     pub fn time(&self) -> &TimeHandle {
         &self.time
-    }
-
-    /// The same as an instant.
-    pub fn instant(&self) -> Instant {
-        self.time.now_instant()
     }
 
     /// Something worth a line.
@@ -67,7 +64,11 @@ impl Trace {
         }
         let mut state = self.state();
         state.begin(now);
-        state.hash.write_fmt(event).expect("the hash takes all");
+        let State { hash, text, .. } = &mut *state;
+        text.clear();
+        // Whole, since it comes in many small pieces.
+        text.write_fmt(event).expect("a string takes all");
+        hash.bytes(text.as_bytes());
     }
 
     /// Something too frequent for a line.
@@ -112,13 +113,6 @@ impl Hash {
         last[..words.remainder().len()].copy_from_slice(words.remainder());
         self.word(u64::from_le_bytes(last));
         self.word(bytes.len() as u64);
-    }
-}
-
-impl Write for Hash {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.bytes(text.as_bytes());
-        Ok(())
     }
 }
 
