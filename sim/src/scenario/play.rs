@@ -12,7 +12,7 @@
 //! 5 % fast may rightly end a lease of 100 s after 95 s of true time. Stretching keeps the order
 //! of everything and lets leases be judged by that clock, exactly.
 
-use super::recovery;
+use super::{recovery, unseen};
 use crate::cluster::{Cluster, Failures};
 use crate::env::Streams;
 use crate::env::network::Switch;
@@ -109,7 +109,9 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
         failures: found,
         ..Report::default()
     };
-    (report, recorder.history())
+    let mut history = recorder.history();
+    history.operations.extend(unseen::compactions(&cluster));
+    (report, history)
 }
 
 fn failure(rule: &str, text: String) -> Failure {
