@@ -18,9 +18,9 @@
 //! that forget. Once every undamaged member has answered a linearizable read while it was down,
 //! they hold its entries and know its term, and nothing hangs on it any more.
 
-use crate::env::{SimEnv, Streams};
 use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
+use crate::env::{SimEnv, Streams};
 use crate::oracle::Oracle;
 use crate::plan::{DiskKnobs, Plan};
 use crate::report::Failure;
@@ -267,11 +267,7 @@ impl Cluster {
         state.pauses = 0;
         let boot = state.boot;
         self.trace.event(format_args!("{machine} starts {:?}", state.flags));
-        let env = SimEnv::new(
-            self.trace.clone(),
-            self.switch.boot(machine),
-            member.host.mount(),
-        );
+        let env = SimEnv::new(self.trace.clone(), self.switch.boot(machine), member.host.mount());
         if member.host.damaged() {
             self.oracle.damaged(machine.0);
         }

@@ -130,7 +130,8 @@ fn run_here(request: &Request) -> bool {
     let started = Instant::now();
     // A fresh thread: the hash keys of std's maps are drawn once per thread, from the seed.
     let running = std::thread::Builder::new().stack_size(16 << 20);
-    let running = running.spawn(move || scenario::run(&plan, print_trace)).expect("a thread can be had");
+    let running =
+        running.spawn(move || scenario::run(&plan, print_trace)).expect("a thread can be had");
     let Ok((report, _)) = running.join() else {
         println!("seed {} FAILED: panic, see above", request.first);
         return false;
@@ -245,8 +246,20 @@ fn summary(output: &str) -> &str {
 fn arguments(request: &Request, seed: u64) -> Vec<String> {
     let mut arguments: Vec<String> = ["run".into(), "--seed".into(), seed.to_string()].into();
     arguments.extend(["--scenario".into(), request.scenario.clone()]);
-    arguments.extend(request.nodes.map(|nodes| format!("--nodes {nodes}")).iter().flat_map(|text| text.split(' ').map(str::to_owned)));
-    arguments.extend(request.seconds.map(|time| format!("--time {time}")).iter().flat_map(|text| text.split(' ').map(str::to_owned)));
+    arguments.extend(
+        request
+            .nodes
+            .map(|nodes| format!("--nodes {nodes}"))
+            .iter()
+            .flat_map(|text| text.split(' ').map(str::to_owned)),
+    );
+    arguments.extend(
+        request
+            .seconds
+            .map(|time| format!("--time {time}"))
+            .iter()
+            .flat_map(|text| text.split(' ').map(str::to_owned)),
+    );
     arguments.extend(request.log.then(|| "--log".to_owned()));
     arguments.extend(request.trace.then(|| "--trace".to_owned()));
     arguments

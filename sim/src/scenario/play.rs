@@ -182,7 +182,8 @@ mod tests {
         plan.steps.push(crate::plan::Step { at_ms: 1, fault });
         assert_eq!(fastest_ppm(&plan), 20_000);
         let mut history = History::default();
-        let fault = |from, to| quorate::check::op::Fault { name: String::new(), from, to: Some(to) };
+        let fault =
+            |from, to| quorate::check::op::Fault { name: String::new(), from, to: Some(to) };
         history.faults.push(fault(0, 100_000_000));
         history.faults.push(fault(99_999_999, 100_000_001));
         stretch(&mut history, 20_000);

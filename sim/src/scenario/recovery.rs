@@ -151,7 +151,8 @@ impl Recovery<'_> {
             return Ok(());
         }
         let answered = self.recorder.answered() - before;
-        let text = format!("{answered} calls were answered in the {RECOVERY:?} after all was mended");
+        let text =
+            format!("{answered} calls were answered in the {RECOVERY:?} after all was mended");
         Err(failure("clients are not served", text))
     }
 

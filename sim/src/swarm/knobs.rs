@@ -23,7 +23,11 @@ pub(super) fn network(dice: &mut Dice, flags: &[String]) -> NetworkKnobs {
     let tail = dice.one_in(2);
     NetworkKnobs {
         latency_us,
-        tail_one_in: if tail { u32::try_from(logarithmic(dice, 50, 5_000)).expect("small") } else { 0 },
+        tail_one_in: if tail {
+            u32::try_from(logarithmic(dice, 50, 5_000)).expect("small")
+        } else {
+            0
+        },
         tail_us: if tail { latency_us * dice.between(5, 50) } else { 0 },
         write_bytes_max: if dice.one_in(4) {
             u32::try_from(logarithmic(dice, 16, 4_096)).expect("small")
