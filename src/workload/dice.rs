@@ -15,13 +15,14 @@ impl Dice {
     pub fn new(name: &[u64]) -> Dice {
         let mut dice = Dice(STEP);
         for part in name {
-            dice.0 = dice.bits().wrapping_add(*part);
+            dice.0 = dice.next().wrapping_add(*part);
         }
         dice
     }
 
     /// 64 random bits.
-    pub fn bits(&mut self) -> u64 {
+    #[expect(clippy::should_implement_trait, reason = "no iterator: it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -33,7 +34,7 @@ impl Dice {
     /// could notice.
     pub fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "nothing lies below 0");
-        self.bits() % end
+        self.next() % end
     }
 
     /// A number from `from` to `to`, both included.
@@ -74,7 +75,7 @@ mod tests {
     fn a_name_gives_the_same_numbers_and_another_name_others() {
         let draw = |name: &[u64]| {
             let mut dice = Dice::new(name);
-            (0..8).map(|_| dice.bits()).collect::<Vec<_>>()
+            (0..8).map(|_| dice.next()).collect::<Vec<_>>()
         };
         assert_eq!(draw(&[1, 2]), draw(&[1, 2]));
         for other in [&[2, 1][..], &[1], &[1, 2, 0], &[1, 3]] {
