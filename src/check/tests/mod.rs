@@ -2,6 +2,7 @@
 
 mod anomalies;
 mod execution;
+mod feed;
 mod random;
 mod searched;
 mod speed;
