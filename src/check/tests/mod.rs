@@ -3,6 +3,7 @@
 mod anomalies;
 mod execution;
 mod feed;
+mod jepsen;
 mod random;
 mod searched;
 mod speed;

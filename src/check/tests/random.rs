@@ -64,6 +64,8 @@ proptest! {
 
     #[test]
     fn one_change_is_found(seed: u64, shape in shape(0)) {
+        // The ends of two leases could change places.
+        let shape = Shape { leases: false, ..shape };
         let mut history = execution(seed, &shape);
         let mut random = StdRng::seed_from_u64(seed);
         let Some(what) = mutate(&mut random, &mut history) else { return Ok(()) };
@@ -107,8 +109,9 @@ const BUGS: [(Bug, u32, &[Rule]); 26] = {
         (Bug::LeaseEarly, 90, &[LeaseEarly, PhantomRevision]),
         (Bug::LeaseLeavesKey, 90, &[Answer, LeaseEarly, PhantomRevision]),
         (Bug::LeaseForever, 50, &[LeaseLate]),
-        (Bug::EventMissing, 99, &[WatchReliable, PhantomRevision]),
-        (Bug::EventTwice, 99, &[WatchUnique]),
+        (Bug::EventMissing, 99, &[WatchReliable, PhantomRevision, LeaseEarly]),
+        // The second may be lost with a stream that breaks.
+        (Bug::EventTwice, 95, &[WatchUnique]),
         (Bug::EventsSwapped, 99, &[WatchOrder, WatchReliable]),
         (Bug::EventOfRevisionMissing, 99, &[WatchAtomic, LeaseEarly, PhantomRevision]),
         (Bug::EventValue, 99, &[WatchContent, Answer]),
