@@ -26,7 +26,7 @@ pub const HANG: Duration = Duration::from_secs(120);
 pub const HANG_RULE: &str = "hang";
 pub const CRASH_RULE: &str = "crash";
 /// What is kept of a child's standard error.
-const COMPLAINTS_MAX: usize = 60;
+const COMPLAINTS_MAX: usize = 200;
 /// Lines that wait to be looked at.
 const QUEUE_MAX: usize = 1024;
 
@@ -60,6 +60,9 @@ pub fn run_within(
 ) -> Outcome {
     let mut command = own_program();
     command.arg("child").args(asked.words());
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        command.env("RUST_BACKTRACE", "1");
+    }
     let json = serde_json::to_string(plan).expect("a plan is plain data");
     let empty = Report {
         seed: plan.seed,
