@@ -31,7 +31,7 @@ use Style::{Pure, Waits};
 ///
 /// The order is the order of the layers: a module uses what stands above it. `proto` and `types`
 /// are vocabulary; `config` and `logging` are read by the layers that are set up from outside.
-const MODULES: [(&str, &[&str], Style); 18] = [
+const MODULES: [(&str, &[&str], Style); 19] = [
     ("types", &[], Pure),
     ("proto", &[], Waits), // the generated service traits
     ("env", &["types"], Waits),
@@ -66,6 +66,7 @@ const MODULES: [(&str, &[&str], Style); 18] = [
     ("member", &["types", "env", "config", "server", "api"], Waits),
     ("client", &["types", "proto", "env"], Waits),
     ("check", &["types", "proto"], Pure),
+    ("workload", &["types", "proto", "env", "client", "check"], Waits),
     ("cli", &["*"], Waits),
 ];
 

@@ -4,9 +4,10 @@
 //! shape of systemd is left out: who ends a member also starts it again. A member that ends by
 //! itself while its machine is well is a failure of the run.
 
-use crate::env::disk::{Host, Speed};
+use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
-use crate::env::{SimEnv, below};
+use crate::env::{SimEnv, Streams, below};
+use crate::plan::{DiskErrorKind, DiskKnobs};
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
@@ -18,6 +19,9 @@ use tokio::sync::oneshot;
 
 /// How long a member that was asked to stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A good disk.
+pub const DISK: DiskKnobs = DiskKnobs { access_us: 2, sync_us: 700, capacity_bytes: 1 << 40 };
 
 /// Things that must not happen and did.
 pub type Failures = Arc<Mutex<Vec<String>>>;
@@ -40,6 +44,7 @@ struct Running {
 pub struct Cluster {
     trace: Trace,
     switch: Switch,
+    streams: Streams,
     members: Arc<Vec<Member>>,
     failures: Failures,
 }
@@ -49,6 +54,7 @@ impl Cluster {
     pub fn new(
         trace: Trace,
         switch: Switch,
+        streams: Streams,
         count: u8,
         flags: &[String],
         failures: Failures,
@@ -62,13 +68,13 @@ impl Cluster {
             .into_iter()
             .map(|machine| Member {
                 machine,
-                host: Host::new(machine, switch.clone(), trace.clone()),
+                host: host(machine, &switch, &trace, streams, &failures),
                 node: Handle::current().create_node().name(machine.to_string()).build().id(),
                 config: config(machine, &list.join(","), flags),
                 running: Mutex::new(None),
             })
             .collect();
-        Cluster { trace, switch, members: Arc::new(members), failures }
+        Cluster { trace, switch, streams, members: Arc::new(members), failures }
     }
 
     pub fn machines(&self) -> Vec<Machine> {
@@ -84,7 +90,7 @@ impl Cluster {
     pub fn client_machine(&self, number: u8) -> (NodeHandle, SimEnv) {
         let machine = Machine(100 + number);
         let node = Handle::current().create_node().name(machine.to_string()).build();
-        let host = Host::new(machine, self.switch.clone(), self.trace.clone());
+        let host = host(machine, &self.switch, &self.trace, self.streams, &self.failures);
         let network = self.switch.boot(machine);
         (node, SimEnv::new(self.trace.clone(), network, host.mount()))
     }
@@ -169,7 +175,8 @@ impl Cluster {
         let member = self.member(machine);
         self.trace
             .event(format_args!("disk of {machine} will break after {operations} operations"));
-        member.host.fail_after(operations);
+        member.host.fail(DiskErrorKind::Write, operations, u64::MAX);
+        member.host.fail(DiskErrorKind::Sync, operations, u64::MAX);
         let step = Duration::from_millis(10);
         for _ in 0..200 {
             if member.host.has_failed() {
@@ -182,6 +189,7 @@ impl Cluster {
             madsim::time::sleep(step).await;
             patience = patience.saturating_sub(step);
         }
+        member.host.stop_failing();
         self.cut_power(machine);
     }
 
@@ -252,20 +260,17 @@ impl Cluster {
         }
     }
 
-    pub fn set_disk_speed(&self, machine: Machine, speed: Speed) {
-        self.trace.event(format_args!("disk of {machine}: {speed:?}"));
-        self.member(machine).host.set_speed(speed);
+    pub fn set_disk_speed(&self, machine: Machine, access: Duration, sync: Duration) {
+        self.trace.event(format_args!("disk of {machine}: access {access:?} sync {sync:?}"));
+        self.member(machine).host.set_speed(access, sync);
     }
 
     /// Ends all faults of network and disks, and starts whoever is not running.
     pub async fn heal(&self) {
         let machines = self.machines();
-        for &from in &machines {
-            for &to in &machines {
-                self.switch.set_link(from, to, true);
-            }
-            self.set_delay(from, Duration::ZERO);
-            self.set_disk_speed(from, Speed::NORMAL);
+        self.switch.heal();
+        for member in self.members.iter() {
+            member.host.heal();
         }
         for machine in machines {
             if !self.member(machine).host.has_power() {
@@ -280,6 +285,18 @@ impl Cluster {
     pub fn syncs(&self) -> u64 {
         self.members.iter().map(|member| member.host.syncs()).sum()
     }
+}
+
+fn host(
+    machine: Machine,
+    switch: &Switch,
+    trace: &Trace,
+    streams: Streams,
+    failures: &Failures,
+) -> Host {
+    let failures = failures.clone();
+    let on_failure = move |failure| failures.lock().expect("no holder panics").push(failure);
+    Host::new(machine, switch.clone(), trace.clone(), streams, DISK, on_failure)
 }
 
 fn config(machine: Machine, initial_cluster: &str, flags: &[String]) -> Config {

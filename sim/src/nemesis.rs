@@ -3,8 +3,7 @@
 //! moments. Each mends what it broke before it goes on;
 //! [`Cluster::heal`] ends what is left.
 
-use crate::cluster::Cluster;
-use crate::env::disk::Speed;
+use crate::cluster::{Cluster, DISK};
 use crate::env::network::Machine;
 use crate::env::{SimEnv, below};
 use crate::trace::Trace;
@@ -98,9 +97,11 @@ async fn break_machine(cluster: &Cluster) {
             cluster.break_disk_at(machine, operations).await;
         }
         _ => {
-            cluster.set_disk_speed(machine, Speed::SLOW);
+            let slow = (Duration::from_micros(20), Duration::from_millis(80));
+            cluster.set_disk_speed(machine, slow.0, slow.1);
             madsim::time::sleep(pause()).await;
-            cluster.set_disk_speed(machine, Speed::NORMAL);
+            let micros = Duration::from_micros;
+            cluster.set_disk_speed(machine, micros(DISK.access_us), micros(DISK.sync_us));
         }
     }
     madsim::time::sleep(pause()).await;

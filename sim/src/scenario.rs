@@ -7,10 +7,11 @@
 //! 4. The cluster is asked for its history, and the judge compares.
 
 use crate::cluster::{Cluster, Failures};
-use crate::env::SimEnv;
 use crate::env::network::Switch;
+use crate::env::{SimEnv, Streams};
 use crate::judge::{History, judge};
 use crate::nemesis;
+use crate::plan::NetworkKnobs;
 use crate::trace::Trace;
 use crate::workload::{self, Ask, Record, Told, Watched, options};
 use madsim::rand::Rng;
@@ -76,12 +77,21 @@ fn flags() -> Vec<String> {
 async fn play(plan: Plan) -> Report {
     let trace = Trace::new(plan.print_trace);
     let failures: Failures = Arc::default();
-    let latency = Duration::from_micros(madsim::rand::thread_rng().gen_range(200..20_000));
-    let switch = Switch::new(trace.clone(), latency);
+    let streams = Streams::new(plan.seed);
+    let latency_us = madsim::rand::thread_rng().gen_range(200..20_000);
+    let knobs = NetworkKnobs {
+        latency_us,
+        tail_one_in: 0,
+        tail_us: 0,
+        write_bytes_max: 0,
+        pipe_bytes_max: 0,
+    };
+    let switch = Switch::new(trace.clone(), streams, knobs);
     madsim::task::spawn(switch.clone().pump());
     let flags = flags();
-    trace.event(format_args!("seed {} {flags:?} latency {latency:?}", plan.seed));
-    let cluster = Cluster::new(trace.clone(), switch, plan.nodes, &flags, failures.clone());
+    trace.event(format_args!("seed {} {flags:?} latency {latency_us} us", plan.seed));
+    let cluster =
+        Cluster::new(trace.clone(), switch, streams, plan.nodes, &flags, failures.clone());
     cluster.machines().into_iter().for_each(|machine| cluster.start(machine));
 
     let record = Record::new(trace.clone());

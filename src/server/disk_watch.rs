@@ -26,17 +26,22 @@ pub(super) async fn run<E: Env>(
     mut stopping: watch::Receiver<bool>,
 ) {
     loop {
-        let (disk, looked_at) = (env.disk().clone(), paths.clone());
-        let free = env
-            .blocking(move || looked_at.iter().filter_map(|path| disk.available(path).ok()).min());
-        if let Some(free) = free.await {
-            judge(&status, free);
-        }
+        look(&env, &paths, &status).await;
         tokio::select! {
             biased;
             () = stopped(&mut stopping) => return,
             () = env.clock().sleep(INTERVAL) => {}
         }
+    }
+}
+
+/// One look. The first comes before anybody is served: no write slips in on a full disk.
+pub(super) async fn look<E: Env>(env: &E, paths: &[PathBuf], status: &Status) {
+    let (disk, paths) = (env.disk().clone(), paths.to_vec());
+    let free =
+        env.blocking(move || paths.iter().filter_map(|path| disk.available(path).ok()).min());
+    if let Some(free) = free.await {
+        judge(status, free);
     }
 }
 

@@ -137,6 +137,7 @@ impl Server {
         let tasks =
             Tasks { env: env.clone(), stop: stop.clone(), fatal: fatal_in, running: running_in };
         let wiring = wiring::wire(&env, config, &opened, &tasks, listeners);
+        disk_watch::look(&env, &opened.files.on_disk(), &wiring.status).await;
         let (handle, transport) = (wiring.handle.clone(), wiring.transport.clone());
         wiring.start(config, opened, &tasks)?;
         Ok(Server { handle, transport, stop, fatal, running })

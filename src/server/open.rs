@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError, Url};
 use crate::env::{Disk, Env};
 use crate::raft::{ConfState, Entry, EntryType, Log};
 use crate::store::{Options, Store, StoreError};
-use crate::types::Index;
+use crate::types::{Index, Term};
 use crate::wal::{Identity, Recovered, Wal, WalError, WalOptions};
 use std::fmt;
 use std::io;
@@ -122,6 +122,13 @@ pub(super) struct Files {
     pub wal: PathBuf,
 }
 
+impl Files {
+    /// What grows, on one file system or two.
+    pub(super) fn on_disk(&self) -> Vec<PathBuf> {
+        vec![self.store.clone(), self.wal.clone()]
+    }
+}
+
 /// Everything [`super::Server::start`] wires together.
 pub(super) struct Opened<E: Env> {
     pub identity: Identity,
@@ -210,11 +217,21 @@ fn make_store<D: Disk>(
     Ok(())
 }
 
+/// The term of an entry of the log, if the log still has it.
+fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
+    let (start, term) = recovered.start;
+    if index == start {
+        return Some(term);
+    }
+    let entry = recovered.entries.iter().find(|entry| entry.index == index)?;
+    Some(entry.term)
+}
+
 /// Makes one log of what the disk holds and what the store is at.
 fn join<D: Disk>(
     recovered: Recovered,
     wal: &mut Wal<D>,
-    (applied, term): (Index, crate::types::Term),
+    (applied, term): (Index, Term),
     conf_state: ConfState,
 ) -> Result<Log, StartError> {
     let mut hard_state = raft::eraftpb::HardState {
@@ -232,10 +249,14 @@ fn join<D: Disk>(
             recovered.start.0.0 + 1
         )));
     }
-    if last < applied {
+    // A log that has another entry where the store is was on a branch that lost: the leader's
+    // snapshot that replaced the store was on its way to replace the log, too.
+    let lost_branch = term_at(&recovered, applied).is_some_and(|at| at != term);
+    if last < applied || lost_branch {
         tracing::info!(
             applied = applied.0,
             "last-log-index" = last.0,
+            lost_branch,
             "the store is ahead of the log; the log starts anew"
         );
         wal.reset(applied, term)?;
@@ -254,4 +275,56 @@ fn join<D: Disk>(
         ..Entry::default()
     });
     Ok(Log::new(recovered.start, entries.collect(), hard_state, conf_state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealDisk;
+    use crate::types::{ClusterId, MemberId};
+    use crate::wal::{Batch, LogEntry};
+
+    /// What `join` makes of a log of so many entries, all of term 1, and a store that is at
+    /// `applied`; and what the log on disk then begins with.
+    fn joined(entries: u64, applied: (Index, Term)) -> (Log, (Index, Term)) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wal");
+        let identity = Identity { cluster: ClusterId(1), member: MemberId(1) };
+        let mut wal = Wal::create(RealDisk, &path, identity, WalOptions::default()).unwrap();
+        let entries = (1..=entries).map(|index| LogEntry {
+            index: Index(index),
+            term: Term(1),
+            kind: 0,
+            data: Vec::from(&b"data"[..]).into(),
+        });
+        let batch = Batch { entries: entries.collect(), hard_state: None, sync: true };
+        wal.append(&batch).unwrap();
+        drop(wal);
+        let (mut wal, recovered) =
+            Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let log = join(recovered, &mut wal, applied, ConfState::default()).unwrap();
+        drop(wal);
+        let (_, recovered) = Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let last = recovered.entries.last().map(|entry| (entry.index, entry.term));
+        (log, last.unwrap_or(recovered.start))
+    }
+
+    #[test]
+    fn a_log_that_agrees_with_the_store_is_kept() {
+        let (_, last) = joined(5, (Index(3), Term(1)));
+        assert_eq!(last, (Index(5), Term(1)));
+    }
+
+    #[test]
+    fn a_log_behind_the_store_starts_anew() {
+        let (_, last) = joined(2, (Index(3), Term(1)));
+        assert_eq!(last, (Index(3), Term(1)));
+    }
+
+    /// A crash between putting a leader's snapshot in place and resetting the log.
+    #[test]
+    fn a_log_of_another_branch_than_the_store_starts_anew() {
+        let (_, last) = joined(5, (Index(3), Term(2)));
+        assert_eq!(last, (Index(3), Term(2)));
+    }
 }

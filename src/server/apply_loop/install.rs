@@ -11,9 +11,14 @@ use std::sync::Arc;
 impl<E: Env> ApplyLoop<E> {
     /// The received store takes the place of ours, on disk and for all readers.
     pub(super) async fn install(&mut self) -> std::result::Result<(), Fatal> {
-        if !self.finish_flush_under_way().await? {
-            return Err("no room on the disk to put the leader's snapshot in place".to_owned());
+        // What a flush found no room for is superseded by what arrived.
+        if let Some((job, _)) = self.waiting_flush.take() {
+            self.parts.state.store.abandon_flush(job);
         }
+        if let Some(job) = self.finish_flush_under_way().await? {
+            self.parts.state.store.abandon_flush(job);
+        }
+        self.parts.status.set_flush_waits(false);
         let env = self.parts.env.clone();
         let disk = env.disk().clone();
         let (from, to) = (self.parts.incoming_path.clone(), self.parts.store_path.clone());

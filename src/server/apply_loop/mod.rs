@@ -199,7 +199,7 @@ impl<E: Env> ApplyLoop<E> {
 
     /// A last flush makes the next start quick; without it nothing is lost.
     async fn close(mut self) -> std::result::Result<(), Fatal> {
-        if !self.finish_flush_under_way().await? {
+        if self.finish_flush_under_way().await?.is_some() {
             return Ok(());
         }
         if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)?
@@ -210,21 +210,21 @@ impl<E: Env> ApplyLoop<E> {
         Ok(())
     }
 
-    /// `false` when the disk has no room for it.
-    async fn finish_flush_under_way(&mut self) -> std::result::Result<bool, Fatal> {
+    /// Gives the flush back when the disk has no room for it.
+    async fn finish_flush_under_way(&mut self) -> std::result::Result<Option<FlushJob>, Fatal> {
         if let Some(copy) = self.defragment.take() {
             self.finish_defragment(copy.await)?;
         }
         if let Some((job, _)) = self.waiting_flush.take() {
             self.flush = Some(self.run_flush(job));
         }
-        let Some(flush) = self.flush.take() else { return Ok(true) };
+        let Some(flush) = self.flush.take() else { return Ok(None) };
         match flush.await {
             Flushed::Done(outcome) => {
                 self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
-                Ok(true)
+                Ok(None)
             }
-            Flushed::NoRoom(_) => Ok(false),
+            Flushed::NoRoom(job) => Ok(Some(job)),
         }
     }
 
