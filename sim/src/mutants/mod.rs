@@ -155,7 +155,12 @@ fn list(chosen: &[(&Patch, u64)]) -> String {
     let width = chosen.iter().map(|(patch, _)| patch.name.len()).max().unwrap_or(0);
     let origins = chosen.iter().map(|(patch, _)| patch.origin.chars().count()).max().unwrap_or(0);
     let line = |(patch, _): &(&Patch, u64)| {
-        format!("{:width$}  {:origins$}  {}\n", patch.name, patch.origin, first_sentence(&patch.bug))
+        format!(
+            "{:width$}  {:origins$}  {}\n",
+            patch.name,
+            patch.origin,
+            first_sentence(&patch.bug)
+        )
     };
     chosen.iter().map(line).collect()
 }

@@ -312,7 +312,10 @@ mod tests {
     #[test]
     fn a_hunk_that_does_not_fit_is_told_with_patch_and_file() {
         let error = applied(&patch(), "one two 3 four").expect_err("a line differs");
-        assert!(error.starts_with("10-late.patch: a.rs: the hunk @@ -2,3 +2,4 @@ fn f() {"), "{error}");
+        assert!(
+            error.starts_with("10-late.patch: a.rs: the hunk @@ -2,3 +2,4 @@ fn f() {"),
+            "{error}"
+        );
         assert!(error.ends_with("    two\n    three\n    four"), "{error}");
         let missing = patch().apply(&mut Files::new()).expect_err("no file");
         assert_eq!(missing, "10-late.patch: a.rs: there is no such file");

@@ -39,7 +39,9 @@ mod tests {
 
     #[test]
     fn a_wrong_line_is_told() {
-        for (text, told) in [("a", "line 1: no budget"), ("a 1\na 2", "line 2: the name"), ("a 0", "no number")] {
+        for (text, told) in
+            [("a", "line 1: no budget"), ("a 1\na 2", "line 2: the name"), ("a 0", "no number")]
+        {
             let error = parse(text).expect_err(told);
             assert!(error.contains(told), "{error}");
         }

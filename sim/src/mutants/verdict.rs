@@ -19,10 +19,8 @@ pub fn all_found(hunted: &[Hunted<'_>]) -> bool {
 
 /// Seeds needed by the bug in the middle; those not found count as more than any.
 pub fn median(hunted: &[Hunted<'_>]) -> Option<u64> {
-    let mut seeds: Vec<u64> = hunted
-        .iter()
-        .map(|one| one.hunt.found().map_or(u64::MAX, |(seed, _)| seed))
-        .collect();
+    let mut seeds: Vec<u64> =
+        hunted.iter().map(|one| one.hunt.found().map_or(u64::MAX, |(seed, _)| seed)).collect();
     seeds.sort_unstable();
     seeds.get(seeds.len().checked_sub(1)? / 2).copied().filter(|seeds| *seeds < u64::MAX)
 }
