@@ -1,123 +1,284 @@
 //! Members one can do things to.
 //!
-//! A member is a machine with a disk on which [`quorate::member::run`] runs. A supervisor in the
-//! shape of systemd is left out: who ends a member also starts it again. A member that ends by
-//! itself while its machine is well is a failure of the run.
+//! A member is a machine with a disk, clocks and flags on which [`quorate::member::run`] runs.
+//! There is no supervisor: who ends a member also starts it again.
+//!
+//! A member may end by itself only for a reason that its operator would accept, and then it stays
+//! down until somebody starts it. The reasons are:
+//!
+//! - its disk made an error (after one on its log or store it *must* end, which the nemesis
+//!   watches);
+//! - what it read is damaged, the damage is real, and its last words name it. Such a member is
+//!   out: it is never started again, and a person would rebuild it from its peers;
+//! - it could not start on a full disk. One that runs when the disk fills up must not end.
+//!
+//! A damaged member is started only when all that the others acknowledged is safe without it
+//! ([`Cluster::start`]): a log that lost its end to a damaged sector looks like one that was never
+//! synced, so such a member may forget entries and votes, and Raft promises nothing about members
+//! that forget. Once every undamaged member has answered a linearizable read while it was down,
+//! they hold its entries and know its term, and nothing hangs on it any more.
 
 use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
-use crate::env::{SimEnv, Streams, below};
-use crate::plan::{DiskErrorKind, DiskKnobs};
+use crate::env::{SimEnv, Streams};
+use crate::oracle::Oracle;
+use crate::plan::{DiskKnobs, Plan};
+use crate::report::Failure;
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
+use quorate::client::{Client, Get, Options};
 use quorate::config::{Config, Request};
+use quorate::member::MemberError;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a member that was asked to stop may take.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// A good disk.
-pub const DISK: DiskKnobs = DiskKnobs { access_us: 2, sync_us: 700, capacity_bytes: 1 << 40 };
+/// How long a member that was asked to stop may take, pauses left out.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The machine from which the cluster looks after its members.
+const WARDEN: u8 = 241;
+/// How long a member may take to say who leads.
+const LEADER_DEADLINE: Duration = Duration::from_millis(200);
+/// How often is looked whether something has come true.
+pub const STEP: Duration = Duration::from_millis(10);
 
 /// Things that must not happen and did.
-pub type Failures = Arc<Mutex<Vec<String>>>;
+#[derive(Clone, Default)]
+pub struct Failures(Arc<Mutex<Vec<Failure>>>);
+
+impl Failures {
+    pub fn add(&self, rule: &str, text: impl Into<String>) {
+        let failure = Failure { rule: rule.to_owned(), text: text.into() };
+        self.0.lock().expect("no holder panics").push(failure);
+    }
+
+    pub fn take(&self) -> Vec<Failure> {
+        std::mem::take(&mut self.0.lock().expect("no holder panics"))
+    }
+}
 
 struct Member {
     machine: Machine,
     host: Host,
     node: NodeId,
-    config: Config,
-    running: Mutex<Option<Running>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    flags: Vec<String>,
+    /// Once it has told it.
+    member_id: Option<u64>,
+    /// Counts starts.
+    boot: u64,
+    running: Option<Running>,
+    /// Pauses under way; it runs when there is none.
+    pauses: u32,
+    /// Somebody waits for the moment at which it can be started.
+    is_awaited: bool,
+    /// It has ended because its disk is damaged.
+    is_out: bool,
 }
 
 struct Running {
+    /// Taken when it is asked to stop.
     shutdown: Option<oneshot::Sender<()>>,
-    ended: oneshot::Receiver<()>,
 }
 
-/// A cluster and the network around it.
+/// A cluster and the network around it. Clones are the same cluster.
 #[derive(Clone)]
 pub struct Cluster {
     trace: Trace,
     switch: Switch,
     streams: Streams,
     members: Arc<Vec<Member>>,
+    warden: Arc<(NodeHandle, SimEnv)>,
     failures: Failures,
+    oracle: Oracle,
 }
 
 impl Cluster {
-    /// Machines for `count` members, not started. `flags` are given to each.
-    pub fn new(
-        trace: Trace,
-        switch: Switch,
-        streams: Streams,
-        count: u8,
-        flags: &[String],
-        failures: Failures,
-    ) -> Cluster {
-        let machines: Vec<Machine> = (1..=count).map(Machine).collect();
-        let list: Vec<String> = machines
-            .iter()
-            .map(|machine| format!("{machine}=http://{}:2380", machine.host()))
-            .collect();
-        let members = machines
-            .into_iter()
-            .map(|machine| Member {
+    /// The machines of a plan's members, not started.
+    pub fn new(trace: Trace, switch: Switch, plan: &Plan, failures: Failures) -> Cluster {
+        let streams = Streams::new(plan.seed);
+        let member = |number: u8| {
+            let machine = Machine(number);
+            let on_failure = failures.clone();
+            let host = Host::new(
                 machine,
-                host: host(machine, &switch, &trace, streams, &failures),
+                switch.clone(),
+                trace.clone(),
+                streams,
+                plan.disk,
+                move |text| on_failure.add("used a file whose sync had failed", text),
+            );
+            if let Some(clock) = plan.clocks.get(usize::from(number) - 1) {
+                host.clock().set_drift(clock.drift_ppm);
+                host.clock().jump_wall(clock.wall_offset_ms);
+            }
+            let mut flags = plan.flags.clone();
+            flags.extend(plan.member_flags.get(&number).cloned().unwrap_or_default());
+            Member {
+                machine,
+                host,
                 node: Handle::current().create_node().name(machine.to_string()).build().id(),
-                config: config(machine, &list.join(","), flags),
-                running: Mutex::new(None),
-            })
-            .collect();
-        Cluster { trace, switch, streams, members: Arc::new(members), failures }
+                state: Mutex::new(State { flags, ..State::default() }),
+            }
+        };
+        let members = Arc::new((1..=plan.nodes).map(member).collect());
+        let warden = Arc::new(client_machine(&trace, &switch, streams, WARDEN));
+        let oracle = Oracle::new(trace.clone());
+        Cluster { trace, switch, streams, members, warden, failures, oracle }
+    }
+
+    /// Who looks into the members.
+    pub fn oracle(&self) -> &Oracle {
+        &self.oracle
     }
 
     pub fn machines(&self) -> Vec<Machine> {
         self.members.iter().map(|member| member.machine).collect()
     }
 
+    /// Where clients find a member.
+    pub fn endpoint(machine: Machine) -> String {
+        format!("{}:2379", machine.host())
+    }
+
     /// Where clients find the members.
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("{}:2379", member.machine.host())).collect()
+        self.members.iter().map(|member| Cluster::endpoint(member.machine)).collect()
     }
 
     /// A machine for a client.
     pub fn client_machine(&self, number: u8) -> (NodeHandle, SimEnv) {
-        let machine = Machine(100 + number);
-        let node = Handle::current().create_node().name(machine.to_string()).build();
-        let host = host(machine, &self.switch, &self.trace, self.streams, &self.failures);
-        let network = self.switch.boot(machine);
-        (node, SimEnv::new(self.trace.clone(), network, host.mount()))
+        client_machine(&self.trace, &self.switch, self.streams, number)
+    }
+
+    /// A client that looks after members, and the node it runs on.
+    pub fn warden(&self, endpoints: &[String], deadline: Duration) -> Client {
+        let options = Options {
+            deadline: Some(deadline),
+            connect_timeout: Duration::from_secs(1),
+            backoff_max: Duration::from_millis(500),
+            ..Options::default()
+        };
+        Client::connect(&self.warden.1, endpoints, options).expect("the endpoints are well formed")
     }
 
     fn member(&self, machine: Machine) -> &Member {
         self.members.iter().find(|member| member.machine == machine).expect("it is a member")
     }
 
-    /// Starts a member, unless it runs.
+    fn state(&self, machine: Machine) -> MutexGuard<'_, State> {
+        self.member(machine).state.lock().expect("no holder panics")
+    }
+
+    pub fn host(&self, machine: Machine) -> &Host {
+        &self.member(machine).host
+    }
+
+    /// The number of the boot that is running, if one is.
+    pub fn boot(&self, machine: Machine) -> Option<u64> {
+        let state = self.state(machine);
+        state.running.as_ref().map(|_| state.boot)
+    }
+
+    pub fn is_running(&self, machine: Machine) -> bool {
+        self.boot(machine).is_some()
+    }
+
+    pub fn is_paused(&self, machine: Machine) -> bool {
+        self.state(machine).pauses > 0
+    }
+
+    /// Whether its disk holds what was never written to it.
+    pub fn is_damaged(&self, machine: Machine) -> bool {
+        self.member(machine).host.damaged()
+    }
+
+    /// Whether it has ended for good.
+    pub fn is_out(&self, machine: Machine) -> bool {
+        self.state(machine).is_out
+    }
+
+    /// The members that are all they should be, running or not.
+    pub fn undamaged(&self) -> Vec<Machine> {
+        self.machines().into_iter().filter(|&machine| !self.is_damaged(machine)).collect()
+    }
+
+    /// Whether one more member may be damaged: a quorum must keep good data.
+    pub fn may_be_damaged(&self, machine: Machine) -> bool {
+        let damaged = self.members.len() - self.undamaged().len();
+        self.is_damaged(machine) || damaged < (self.members.len() - 1) / 2
+    }
+
+    /// Starts a member, unless it runs or is out; a damaged one once nothing hangs on it.
     pub fn start(&self, machine: Machine) {
-        let member = self.member(machine);
-        let mut running = member.running.lock().expect("no holder panics");
-        if running.is_some() {
+        if !self.is_damaged(machine) {
+            return self.start_now(machine);
+        }
+        let mut state = self.state(machine);
+        if state.running.is_some() || state.is_out || state.is_awaited {
             return;
         }
-        self.trace.event(format_args!("{machine} starts"));
+        state.is_awaited = true;
+        drop(state);
+        let cluster = self.clone();
+        madsim::task::spawn(async move {
+            while !cluster.manages_without(machine).await {
+                madsim::time::sleep(STEP * 10).await;
+            }
+            cluster.state(machine).is_awaited = false;
+            cluster.start_now(machine);
+        });
+    }
+
+    /// Whether all undamaged members know everything that was acknowledged, with this one down.
+    pub async fn manages_without(&self, machine: Machine) -> bool {
+        let others = self.undamaged().into_iter().filter(|&other| other != machine);
+        for other in others {
+            if !self.is_running(other) {
+                return false;
+            }
+            let client = self.warden(&[Cluster::endpoint(other)], Duration::from_secs(1));
+            if client.get(Get::key("warden")).await.is_err() {
+                return false;
+            }
+        }
+        !self.is_running(machine)
+    }
+
+    fn start_now(&self, machine: Machine) {
+        let member = self.member(machine);
+        let mut state = self.state(machine);
+        if state.running.is_some() || state.is_out {
+            return;
+        }
+        let initial: Vec<String> = self
+            .machines()
+            .iter()
+            .map(|machine| format!("{machine}=http://{}:2380", machine.host()))
+            .collect();
+        let config = config(machine, &initial.join(","), &state.flags);
+        state.boot += 1;
+        state.pauses = 0;
+        let boot = state.boot;
+        self.trace.event(format_args!("{machine} starts {:?}", state.flags));
         let env = SimEnv::new(self.trace.clone(), self.switch.boot(machine), member.host.mount());
+        if member.host.damaged() {
+            self.oracle.damaged(machine.0);
+        }
+        let env = env.observed(self.oracle.boot(machine.0));
         let (shutdown, asked) = oneshot::channel::<()>();
         let (ending, ended) = oneshot::channel();
-        *running = Some(Running { shutdown: Some(shutdown), ended });
-        drop(running);
+        state.running = Some(Running { shutdown: Some(shutdown) });
+        drop(state);
         // madsim's way to make a node usable after a kill; handles from before are not.
         Handle::current().restart(member.node);
         let node = Handle::current().get_node(member.node).expect("it was created");
-        let (config, trace, failures) =
-            (member.config.clone(), self.trace.clone(), self.failures.clone());
-        let host = member.host.clone();
         node.spawn(async move {
             let asked = async {
                 if asked.await.is_err() {
@@ -125,160 +286,169 @@ impl Cluster {
                 }
             };
             let outcome = quorate::member::run(env, &config, asked).await;
-            trace.event(format_args!("{machine} ended: {outcome:?}"));
-            if let Err(error) = outcome
-                && !host.has_failed()
-            {
-                let failure = format!("{machine} ended by itself: {error}");
-                failures.lock().expect("no holder panics").push(failure);
-            }
-            let _ = ending.send(());
+            let _ = ending.send(outcome);
         });
+        let cluster = self.clone();
+        // Outside of the node, which ends with its process.
+        madsim::task::spawn(async move {
+            // An error: it was killed.
+            if let Ok(outcome) = ended.await {
+                cluster.ended(machine, boot, &outcome);
+            }
+        });
+    }
+
+    /// A member's process has ended by itself, or because it was asked to.
+    fn ended(&self, machine: Machine, boot: u64, outcome: &Result<(), MemberError>) {
+        if self.boot(machine) != Some(boot) || !self.host(machine).has_power() {
+            return;
+        }
+        self.trace.event(format_args!("{machine} ended: {outcome:?}"));
+        let mut state = self.state(machine);
+        let asked = state.running.as_ref().is_some_and(|running| running.shutdown.is_none());
+        let host = self.host(machine);
+        match outcome {
+            Ok(()) if asked => {}
+            Ok(()) => self.failures.add("ended by itself", format!("{machine}: without a reason")),
+            Err(error) => {
+                let words = error.to_string();
+                let names_damage = DAMAGE.iter().any(|word| words.contains(word));
+                let starting = matches!(error, MemberError::Start(_));
+                if host.damaged() && names_damage {
+                    state.is_out = true;
+                } else if host.has_failed() {
+                    // Whatever it says: it cannot be expected to go on.
+                } else if host.damaged() {
+                    let text = format!("{machine}: {words}");
+                    self.failures.add("ended by damage without naming it", text);
+                } else if host.has_been_full() && !starting {
+                    let text = format!("{machine}: {words}");
+                    self.failures.add("ended on a full disk", text);
+                } else if !host.has_been_full() {
+                    self.failures.add("ended by itself", format!("{machine}: {words}"));
+                }
+            }
+        }
+        drop(state);
+        self.kill(machine);
     }
 
     /// Kills the process. The machine lives on and closes its connections.
     pub fn kill(&self, machine: Machine) {
         self.trace.event(format_args!("{machine} is killed"));
-        let member = self.member(machine);
-        member.host.fence();
+        self.host(machine).fence();
         self.switch.close_all(machine);
-        self.end(member);
+        self.end(machine);
     }
 
-    /// Cuts the power.
+    /// Cuts the power, or cleans up when it is gone already.
     pub fn cut_power(&self, machine: Machine) {
-        let member = self.member(machine);
-        if member.host.has_power() {
-            member.host.cut_power();
+        if self.host(machine).has_power() {
+            self.host(machine).cut_power();
         }
-        self.end(member);
+        self.end(machine);
     }
 
-    /// Cuts the power at the n-th write or sync from now; waits until then, but not for ever.
-    pub async fn cut_power_at(&self, machine: Machine, operations: u64) {
-        let member = self.member(machine);
-        self.trace.event(format_args!("{machine} will lose power after {operations} operations"));
-        member.host.cut_power_after(operations);
-        for _ in 0..200 {
-            if !member.host.has_power() {
-                break;
-            }
-            madsim::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.cut_power(machine);
-    }
-
-    /// Lets the disk fail at the n-th write or sync from now; a member whose disk has failed is
-    /// given time to end by itself. Then the machine is switched off. It need not end: when only
-    /// the side file of a leader's snapshot could not be written, the snapshot is refused.
-    pub async fn break_disk_at(&self, machine: Machine, operations: u64) {
-        let member = self.member(machine);
-        self.trace
-            .event(format_args!("disk of {machine} will break after {operations} operations"));
-        member.host.fail(DiskErrorKind::Write, operations, u64::MAX);
-        member.host.fail(DiskErrorKind::Sync, operations, u64::MAX);
-        let step = Duration::from_millis(10);
-        for _ in 0..200 {
-            if member.host.has_failed() {
-                break;
-            }
-            madsim::time::sleep(step).await;
-        }
-        let mut patience = if member.host.has_failed() { STOP_TIMEOUT } else { Duration::ZERO };
-        while !self.has_ended(member) && !patience.is_zero() {
-            madsim::time::sleep(step).await;
-            patience = patience.saturating_sub(step);
-        }
-        member.host.stop_failing();
-        self.cut_power(machine);
-    }
-
-    fn has_ended(&self, member: &Member) -> bool {
-        let mut running = member.running.lock().expect("no holder panics");
-        running.as_mut().is_none_or(|running| {
-            running.ended.try_recv() != Err(oneshot::error::TryRecvError::Empty)
-        })
-    }
-
-    fn fail(&self, failure: String) {
-        self.failures.lock().expect("no holder panics").push(failure);
-    }
-
-    fn end(&self, member: &Member) {
-        Handle::current().kill(member.node);
-        *member.running.lock().expect("no holder panics") = None;
+    fn end(&self, machine: Machine) {
+        Handle::current().kill(self.member(machine).node);
+        let mut state = self.state(machine);
+        state.running = None;
+        state.pauses = 0;
     }
 
     /// Asks the process to stop and waits for it.
     pub async fn stop(&self, machine: Machine) {
         self.trace.event(format_args!("{machine} is asked to stop"));
-        let member = self.member(machine);
-        let running = member.running.lock().expect("no holder panics").take();
-        let Some(Running { shutdown, ended }) = running else { return };
+        let (boot, shutdown) = {
+            let mut state = self.state(machine);
+            let boot = state.boot;
+            let Some(running) = &mut state.running else { return };
+            (boot, running.shutdown.take())
+        };
         if let Some(shutdown) = shutdown {
             let _ = shutdown.send(());
         }
-        tokio::select! {
-            biased;
-            _ = ended => {}
-            () = madsim::time::sleep(STOP_TIMEOUT) => {
-                self.fail(format!("{machine} did not stop within {STOP_TIMEOUT:?}"));
+        let mut waited = Duration::ZERO;
+        while self.boot(machine) == Some(boot) {
+            if waited > STOP_TIMEOUT {
+                let text = format!("{machine} runs {STOP_TIMEOUT:?} after it was asked to stop");
+                self.failures.add("does not stop", text);
+                return self.kill(machine);
+            }
+            madsim::time::sleep(STEP).await;
+            if !self.is_paused(machine) {
+                waited += STEP;
             }
         }
-        self.kill(machine);
     }
 
-    /// Stops the process for a while, as SIGSTOP does.
-    pub async fn pause(&self, machine: Machine, duration: Duration) {
-        self.trace.event(format_args!("{machine} pauses for {duration:?}"));
-        let node = self.member(machine).node;
-        Handle::current().pause(node);
-        madsim::time::sleep(duration).await;
-        self.trace.event(format_args!("{machine} goes on"));
-        Handle::current().resume(node);
-    }
-
-    /// Cuts or mends links, each from one machine to another.
-    pub fn set_links(&self, links: &[(Machine, Machine)], up: bool) {
-        let words: Vec<String> = links.iter().map(|(from, to)| format!("{from}>{to}")).collect();
-        self.trace.event(format_args!(
-            "links {}: {}",
-            if up { "up" } else { "down" },
-            words.join(" ")
-        ));
-        for &(from, to) in links {
-            self.switch.set_link(from, to, up);
+    /// Stops the process as SIGSTOP does, until as many have resumed it as have paused it.
+    pub fn pause(&self, machine: Machine) {
+        let mut state = self.state(machine);
+        state.pauses += 1;
+        if state.pauses == 1 {
+            self.trace.event(format_args!("{machine} pauses"));
+            Handle::current().pause(self.member(machine).node);
         }
     }
 
-    /// Makes all links of a machine slow, or, with zero, normal.
-    pub fn set_delay(&self, machine: Machine, delay: Duration) {
-        self.trace.event(format_args!("packets of {machine} take {delay:?} longer"));
-        for other in self.machines() {
-            self.switch.set_delay(machine, other, delay);
-            self.switch.set_delay(other, machine, delay);
+    /// Ends a pause that a boot was given, if it is still running.
+    pub fn resume(&self, machine: Machine, boot: u64) {
+        let mut state = self.state(machine);
+        if state.running.is_none() || state.boot != boot || state.pauses == 0 {
+            return;
+        }
+        state.pauses -= 1;
+        if state.pauses == 0 {
+            self.trace.event(format_args!("{machine} goes on"));
+            Handle::current().resume(self.member(machine).node);
         }
     }
 
-    pub fn set_disk_speed(&self, machine: Machine, access: Duration, sync: Duration) {
-        self.trace.event(format_args!("disk of {machine}: access {access:?} sync {sync:?}"));
-        self.member(machine).host.set_speed(access, sync);
+    /// What a member is started with from its next start on.
+    pub fn set_flags(&self, machine: Machine, flags: &[String]) {
+        self.state(machine).flags = flags.to_vec();
     }
 
-    /// Ends all faults of network and disks, and starts whoever is not running.
-    pub async fn heal(&self) {
-        let machines = self.machines();
-        self.switch.heal();
-        for member in self.members.iter() {
-            member.host.heal();
+    /// The member that leads, as most of the members that answer see it. Asking takes simulated
+    /// time, but not long.
+    pub async fn leader(&self) -> Option<Machine> {
+        let mut answers = Vec::new();
+        for machine in self.machines() {
+            let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
+            answers.push(madsim::task::spawn(async move { client.status().await }));
         }
-        for machine in machines {
-            if !self.member(machine).host.has_power() {
-                self.cut_power(machine);
+        let mut newest = None;
+        for answer in answers {
+            let Ok(status) = answer.await.expect("it does not panic") else { continue };
+            if status.leader != 0 {
+                newest = newest.max(Some((status.raft_term, status.leader)));
             }
-            madsim::time::sleep(below(Duration::from_millis(50))).await;
-            self.start(machine);
         }
+        let (_, leader) = newest?;
+        for machine in self.machines() {
+            if self.member_id(machine).await == Some(leader) {
+                return Some(machine);
+            }
+        }
+        None
+    }
+
+    /// The id that a member has in the cluster; none if nobody tells.
+    pub async fn member_id(&self, machine: Machine) -> Option<u64> {
+        let known = self.state(machine).member_id;
+        if known.is_some() {
+            return known;
+        }
+        let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
+        let header = client.status().await.ok()?.header?;
+        self.state(machine).member_id = Some(header.member_id);
+        Some(header.member_id)
+    }
+
+    /// Something must not have happened.
+    pub fn fail(&self, rule: &str, text: impl Into<String>) {
+        self.failures.add(rule, text);
     }
 
     /// Syncs of all members' disks.
@@ -287,16 +457,22 @@ impl Cluster {
     }
 }
 
-fn host(
-    machine: Machine,
-    switch: &Switch,
+/// What the last words of a member that reads damaged data hold; one of them.
+const DAMAGE: [&str; 4] = ["damaged", "orrupt", "entries are missing", "Quorate's: it holds"];
+
+fn client_machine(
     trace: &Trace,
+    switch: &Switch,
     streams: Streams,
-    failures: &Failures,
-) -> Host {
-    let failures = failures.clone();
-    let on_failure = move |failure| failures.lock().expect("no holder panics").push(failure);
-    Host::new(machine, switch.clone(), trace.clone(), streams, DISK, on_failure)
+    number: u8,
+) -> (NodeHandle, SimEnv) {
+    let machine = Machine(number);
+    let node = Handle::current().create_node().name(machine.to_string()).build();
+    // Clients write nothing.
+    let knobs = DiskKnobs { access_us: 1, sync_us: 1, capacity_bytes: 0 };
+    let host = Host::new(machine, switch.clone(), trace.clone(), streams, knobs, |_| {});
+    let env = SimEnv::new(trace.clone(), switch.boot(machine), host.mount());
+    (node, env)
 }
 
 fn config(machine: Machine, initial_cluster: &str, flags: &[String]) -> Config {
@@ -316,4 +492,12 @@ fn config(machine: Machine, initial_cluster: &str, flags: &[String]) -> Config {
         Ok(Request::Run(config, _)) => *config,
         other => panic!("the flags are those of a server: {other:?}"),
     }
+}
+
+/// Panics if a server would not take these flags.
+#[cfg(test)]
+pub fn check_flags(flags: &[String], more: Option<&Vec<String>>) {
+    let mut flags = flags.to_vec();
+    flags.extend(more.cloned().unwrap_or_default());
+    config(Machine(1), "m1=http://10.0.0.1:2380", &flags);
 }

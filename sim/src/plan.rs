@@ -51,6 +51,8 @@ pub struct Plan {
     pub watchers: u8,
     /// Calls each client makes at most; none: until it is told to stop.
     pub calls_max: Option<u64>,
+    /// A client pauses at most so long between two calls.
+    pub pause_max_ms: u64,
     /// What each member is started with, beside its addresses.
     pub flags: Vec<String>,
     /// Beyond that, what single members are started with; of a flag given twice the later counts.

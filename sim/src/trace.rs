@@ -56,6 +56,11 @@ impl Trace {
         self.instant() - self.origin
     }
 
+    /// What tells the time.
+    pub fn time(&self) -> &TimeHandle {
+        &self.time
+    }
+
     /// The same as an instant.
     pub fn instant(&self) -> Instant {
         self.time.now_instant()

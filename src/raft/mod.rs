@@ -19,4 +19,5 @@ mod node;
 
 pub use log::Log;
 pub use node::{Effects, Leadership, Node, Options, Persist, Read};
+pub use raft::StateRole;
 pub use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};

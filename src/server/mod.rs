@@ -32,6 +32,7 @@ mod hub_loop;
 mod inbound;
 mod lease_loop;
 mod node_loop;
+mod observed;
 mod open;
 mod peer_calls;
 mod snapshots;

@@ -15,6 +15,7 @@
 
 use super::apply_loop::defragment_path;
 use super::bootstrap::{DataDirectory, DataDirectoryError, InitialCluster, Paths};
+use super::observed;
 use super::spare::Spare;
 use crate::apply::{Member, State};
 use crate::config::{Config, ConfigError, Url};
@@ -144,11 +145,12 @@ pub(super) struct Opened<E: Env> {
 
 /// Opens or makes a member's files.
 pub(super) async fn open<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
-    let (disk, config) = (env.disk().clone(), config.clone());
-    env.blocking(move || open_blocking::<E>(disk, &config)).await
+    let (own, config) = (env.clone(), config.clone());
+    env.blocking(move || open_blocking(&own, &config)).await
 }
 
-fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, StartError> {
+fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
+    let disk = env.disk().clone();
     let lock = DataDirectory::open(&disk, Paths::new(config))?;
     let store = lock.paths().store_file();
     let incoming = store.with_extension("incoming");
@@ -186,6 +188,7 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
         ..ConfState::default()
     };
     let log = join(recovered, &mut wal, (applied, restored.term), conf_state)?;
+    observed::opened(env, identity.member, &log, &state, &restored);
     Ok(Opened { identity, state, wal, log, lock, files, spare, store_options })
 }
 

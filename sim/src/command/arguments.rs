@@ -3,7 +3,7 @@
 //! Names are checked while the line is read, so a misspelt one is answered with the nearest there
 //! is and the list of all. A plan's file is read before anything runs.
 
-use super::source::{self, SWARM};
+use super::source::{self, DEFAULT};
 use super::{regressions, words};
 use crate::plan::{Overrides, Plan};
 use clap::builder::PossibleValuesParser;
@@ -21,7 +21,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "A..B", conflicts_with = "seed", value_parser = seeds)]
     seeds: Option<Seeds>,
     /// What happens; `list` tells the scenarios
-    #[arg(long, value_name = "NAME", default_value = SWARM, value_parser = scenario_names())]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT, value_parser = scenario_names())]
     scenario: String,
     /// What clients do, instead of what the seed draws
     #[arg(long, value_name = "NAME", value_parser = profile_names())]
@@ -140,13 +140,13 @@ impl Request {
         let plan =
             source::plan(scenario, seed, overrides).expect("the scenario's name was checked");
         let mut replay = vec!["run".to_owned(), format!("--seed {seed}")];
-        replay.extend((scenario != SWARM).then(|| format!("--scenario {scenario}")));
+        replay.extend((scenario != DEFAULT).then(|| format!("--scenario {scenario}")));
         let Overrides { nodes, time_ms, profile } = overrides;
         replay.extend(profile.as_ref().map(|profile| format!("--profile {profile}")));
         replay.extend(nodes.map(|nodes| format!("--nodes {nodes}")));
         replay.extend(time_ms.map(|time| format!("--time {}", time / 1_000)));
         let name = match scenario.as_str() {
-            SWARM => format!("seed-{seed}"),
+            DEFAULT => format!("seed-{seed}"),
             name => format!("{name}-seed-{seed}"),
         };
         Task { plan, name, replay }
@@ -253,7 +253,7 @@ fn seeds(text: &str) -> Result<Seeds, String> {
 }
 
 fn scenario_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(source::scenarios().into_iter().map(|(name, _)| name))
+    PossibleValuesParser::new(source::scenarios().iter().map(|(name, _)| *name))
 }
 
 fn profile_names() -> PossibleValuesParser {

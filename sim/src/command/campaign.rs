@@ -292,7 +292,7 @@ mod tests {
         let failure = Failure { rule: "stale read".into(), text: "one line\nanother".into() };
         let report = Report {
             seed: 7,
-            scenario: "swarm".into(),
+            scenario: "nightly".into(),
             profile: "bank".into(),
             nodes: 3,
             trace: 0xab,
@@ -306,7 +306,7 @@ mod tests {
         Outcome { report, complaints: Vec::new() }
     }
 
-    const LINE: &str = "swarm, 3 nodes, profile bank, 61 s simulated in 0.5 s, 1,204 operations, \
+    const LINE: &str = "nightly, 3 nodes, profile bank, 61 s simulated in 0.5 s, 1,204 operations, \
                         30 faults, trace 00000000000000ab\n";
 
     #[test]

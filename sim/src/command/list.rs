@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let faults: Vec<(&str, &str)> =
         samples().iter().map(|fault| (fault.name(), about(fault))).collect();
-    let mut text = section("scenarios (--scenario)", &source::scenarios());
+    let mut text = section("scenarios (--scenario)", source::scenarios());
     text.push_str(&section("\nprofiles (--profile)", &source::profiles()));
     text.push_str(&section("\nfaults", &faults));
     super::print(&text);

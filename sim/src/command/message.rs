@@ -62,7 +62,7 @@ mod tests {
         let failure = Failure { rule: "stale read".into(), text: "with \"quotes\"\nlines".into() };
         let report = Report {
             seed: u64::MAX,
-            scenario: "swarm".into(),
+            scenario: "nightly".into(),
             trace: 0xfedc_ba98_7654_3210,
             faults: [("kill".into(), 3)].into(),
             undecided: Some("too many orders".into()),

@@ -51,20 +51,20 @@ mod tests {
 
     #[test]
     fn lines_say_what_to_run_and_why() {
-        let found = parse("# seeds\n\n17 swarm 3 60 # lost a write\n18 swarm - -\n").unwrap();
+        let found = parse("# seeds\n\n17 nightly 3 60 # lost a write\n18 nightly - -\n").unwrap();
         let [(17, one), (18, other)] = &found[..] else { panic!("{found:?}") };
         assert_eq!((one.overrides.nodes, one.overrides.time_ms), (Some(3), Some(60_000)));
         assert_eq!((other.overrides.nodes, other.overrides.time_ms), (None, None));
-        assert_eq!(one.scenario, "swarm");
+        assert_eq!(one.scenario, "nightly");
     }
 
     #[test]
     fn a_line_that_says_something_else_is_told_by_its_number() {
         for (line, problem) in [
-            ("17 swarm 3", "line 2: `17 swarm 3` is not"),
-            ("x swarm 3 60", "line 2: `x` is no seed"),
-            ("17 swarn 3 60", "line 2: there is no scenario `swarn`"),
-            ("17 swarm three 60", "line 2: `three` is no number of nodes"),
+            ("17 nightly 3", "line 2: `17 nightly 3` is not"),
+            ("x nightly 3 60", "line 2: `x` is no seed"),
+            ("17 nihgtly 3 60", "line 2: there is no scenario `nihgtly`"),
+            ("17 nightly three 60", "line 2: `three` is no number of nodes"),
         ] {
             let error = parse(&format!("\n{line} # why")).unwrap_err();
             assert!(error.starts_with(problem), "{error}");

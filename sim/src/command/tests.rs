@@ -7,7 +7,7 @@ use clap::CommandFactory;
 
 /// A plan without faults.
 pub fn plan() -> Plan {
-    source::plan(source::SWARM, 7, &crate::plan::Overrides::default()).expect("it is a scenario")
+    source::plan(source::DEFAULT, 7, &crate::plan::Overrides::default()).expect("it is a scenario")
 }
 
 fn parse(line: &str) -> Result<Work, String> {
@@ -71,7 +71,7 @@ fn what_cannot_be_done_is_told_in_words() {
 #[test]
 fn a_misspelt_name_is_answered_with_the_nearest_and_the_list() {
     for (line, nearest) in [
-        ("run --seed 1 --scenario swram", "a similar value exists: 'swarm'"),
+        ("run --seed 1 --scenario nihgtly", "a similar value exists: 'nightly'"),
         ("run --seed 1 --profile mixd", "a similar value exists: 'mixed'"),
     ] {
         let problem = problem(line);

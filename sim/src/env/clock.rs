@@ -10,11 +10,14 @@
 //! - Of a sleep that is under way when the drift changes, the rest is only corrected if it would
 //!   end too early. With the millionths that are realistic the difference does not matter.
 
+use super::alarm::Alarm;
 use crate::trace::Trace;
 use madsim::time::TimeHandle;
 use quorate::env::Clock;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 const MILLION: i128 = 1_000_000;
@@ -112,24 +115,39 @@ impl Clock for SimClock {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
-        let clock = self.clone();
         // Reckoned from the call, as tokio does, not from the first poll.
-        let (first, end) = {
-            let now = self.trace.now();
-            let reading = self.reading();
-            (reading.true_length(duration), reading.at(now).saturating_add(duration))
-        };
-        let sleep = clock.calendar.sleep(first);
-        async move {
-            sleep.await;
-            loop {
-                let now = clock.trace.now();
-                let reading = *clock.reading();
-                let Some(rest) = end.checked_sub(reading.at(now)).filter(|rest| !rest.is_zero())
-                else {
-                    return;
-                };
-                clock.calendar.sleep(reading.true_length(rest)).await;
+        let now = self.trace.now();
+        let reading = *self.reading();
+        let end = reading.at(now).saturating_add(duration);
+        let rest = Alarm::after(&self.calendar, reading.true_length(duration));
+        Sleep { clock: self.clone(), end, rest }
+    }
+}
+
+/// Ends when its clock shows the end. As tokio's, it may be asked again after that.
+struct Sleep {
+    clock: SimClock,
+    end: Duration,
+    rest: Alarm,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if Pin::new(&mut self.rest).poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.clock.trace.now();
+            let reading = *self.clock.reading();
+            match self.end.saturating_sub(reading.at(now)) {
+                Duration::ZERO => return Poll::Ready(()),
+                // It was slowed down meanwhile.
+                rest => {
+                    let rest = reading.true_length(rest);
+                    self.rest = Alarm::after(&self.clock.calendar, rest);
+                }
             }
         }
     }

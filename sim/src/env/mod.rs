@@ -12,6 +12,7 @@
 
 #![allow(dead_code, reason = "a mechanism is there before the first plan uses it")]
 
+mod alarm;
 pub mod clock;
 pub mod disk;
 mod image;
@@ -23,9 +24,10 @@ pub use disk::SimDisk;
 pub use network::SimNetwork;
 pub use random::Streams;
 
+use crate::oracle::Observer;
 use crate::trace::Trace;
 use madsim::rand::{Rng, RngCore};
-use quorate::env::Env;
+use quorate::env::{Env, Observation};
 use random::Random;
 use std::fmt::Debug;
 use std::future::Future;
@@ -43,13 +45,20 @@ pub struct SimEnv {
     disk: SimDisk,
     trace: Trace,
     random: Arc<Mutex<Random>>,
+    /// Who is told of this member's inside; nobody, for a client.
+    observer: Option<Observer>,
 }
 
 impl SimEnv {
     /// The machine of this disk, whose clock it uses.
     pub fn new(trace: Trace, network: SimNetwork, disk: SimDisk) -> SimEnv {
         let random = Arc::new(Mutex::new(disk.random()));
-        SimEnv { clock: disk.clock().clone(), network, disk, trace, random }
+        SimEnv { clock: disk.clock().clone(), network, disk, trace, random, observer: None }
+    }
+
+    /// The same for a member whose inside is watched.
+    pub fn observed(self, observer: Observer) -> SimEnv {
+        SimEnv { observer: Some(observer), ..self }
     }
 }
 
@@ -57,6 +66,8 @@ impl Env for SimEnv {
     type Clock = SimClock;
     type Network = SimNetwork;
     type Disk = SimDisk;
+
+    const OBSERVED: bool = true;
 
     fn clock(&self) -> &SimClock {
         &self.clock
@@ -104,6 +115,18 @@ impl Env for SimEnv {
 
     fn trace(&self, event: &dyn Debug) {
         self.trace.event(format_args!("{event:?}"));
+    }
+
+    fn observe(&self, fact: Observation<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(&fact);
+        }
+    }
+
+    fn mark(&self, place: &'static str) {
+        if let Some(observer) = &self.observer {
+            observer.mark(place);
+        }
     }
 }
 

@@ -253,7 +253,7 @@ impl Site {
 
     fn plan(&self, seed: u64) -> Plan {
         let overrides = Overrides { time_ms: Some(self.time_ms), ..Overrides::default() };
-        source::plan(source::SWARM, seed, &overrides).expect("the swarm is a scenario")
+        source::plan(source::DEFAULT, seed, &overrides).expect("the default is a scenario")
     }
 }
 

@@ -5,7 +5,7 @@
 //! it: a commit that runs out of disk in the middle would end the node.
 
 use super::{ApplyLoop, FLUSH_AGE, FLUSH_BYTES, Fatal, ROOM_CHECK_INTERVAL, fatal};
-use crate::env::{Clock, Env};
+use crate::env::{Clock, Env, Observation};
 use crate::server::node_loop::Input;
 use crate::store::{FlushJob, FlushOutcome, SnapshotSource, Store};
 use std::future::Future;
@@ -96,6 +96,7 @@ impl<E: Env> ApplyLoop<E> {
         let store = &mut self.parts.state.store;
         store.finish_flush(outcome).map_err(fatal)?;
         let (applied, _) = store.flushed().map_err(fatal)?;
+        self.parts.env.observe(Observation::Flushed { applied });
         self.after_flush().await?;
         let _ = self.parts.node.send(Input::Flushed(applied)).await;
         Ok(())

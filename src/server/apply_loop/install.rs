@@ -5,6 +5,7 @@ use crate::env::{Disk, Env};
 use crate::server::hub_loop::HubInput;
 use crate::server::lease_loop::LeaseInput;
 use crate::server::node_loop::Input;
+use crate::server::observed;
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ impl<E: Env> ApplyLoop<E> {
             opened.await.map_err(|error| format!("the leader's snapshot: {error}"))?;
         self.parts.state.store.replace(store).map_err(fatal)?;
         self.parts.state.reload(&restored).map_err(fatal)?;
+        observed::store_opened(&self.parts.env, &self.parts.state, &restored);
         self.unflushed_since = None;
         self.compacting = self.parts.state.store.is_compacting();
         self.publish(true);

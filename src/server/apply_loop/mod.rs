@@ -30,11 +30,12 @@ use super::history;
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
 use super::node_loop::{Fatal, Input, ORIGIN_BYTES, poll_job};
+use super::observed;
 use super::spare::Spare;
 use super::status::Status;
 use super::stopped;
 use crate::apply::{Reply, State};
-use crate::env::{Clock, Env};
+use crate::env::{Clock, Env, Observation};
 use crate::lease::Lease;
 use crate::proto::log::Command;
 use crate::store::{self, FlushJob, SnapshotSource};
@@ -252,6 +253,8 @@ impl<E: Env> ApplyLoop<E> {
             }
             let applied = self.parts.state.apply(entry.index, entry.term, command);
             let outcome = applied.map_err(fatal)?;
+            let at = (entry.index, entry.term);
+            observed::applied(&self.parts.env, &self.parts.state, at, &outcome);
             let events = outcome.finished.into_iter().map(history::finished);
             for_hub.extend(events.map(|events| HubInput::Changed(Arc::new(events))));
             for_leases.extend(outcome.leases.into_iter().map(LeaseInput::Changed));
@@ -262,7 +265,7 @@ impl<E: Env> ApplyLoop<E> {
                 self.start_hash(hash);
             }
             if let Some(reply) = entry.reply {
-                replies.push((reply, outcome.reply));
+                replies.push((entry.index, reply, outcome.reply));
             }
         }
         let Some(last) = last else { return Ok(()) };
@@ -275,7 +278,8 @@ impl<E: Env> ApplyLoop<E> {
             let _ = self.parts.leases.send(LeaseInput::Batch(for_leases)).await;
         }
         self.parts.status.set_applied(last);
-        for (reply, answer) in replies {
+        for (index, reply, answer) in replies {
+            self.parts.env.observe(Observation::Answered { index });
             let _ = reply.send(answer);
         }
         let _ = self.parts.node.send(Input::Applied(last)).await;

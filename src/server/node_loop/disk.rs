@@ -5,7 +5,7 @@
 //! write serves everybody who came meanwhile with one fdatasync.
 
 use super::{Fatal, NodeLoop};
-use crate::env::Env;
+use crate::env::{Env, Observation};
 use crate::raft::{Entry, Message, Persist};
 use crate::types::{Index, MemberId, Term};
 use crate::wal::{self, Wal, WalError};
@@ -82,6 +82,7 @@ impl<E: Env> NodeLoop<E> {
             self.settle();
         }
         let job = if self.to_write.is_due() {
+            self.observe_write(&self.to_write);
             Job::Write(std::mem::take(&mut self.to_write))
         } else if let Some(index) = self.release.take() {
             Job::Release(index)
@@ -130,6 +131,7 @@ impl<E: Env> NodeLoop<E> {
         self.wal = Some(wal);
         match (job, result) {
             (Job::Write(write), Ok(())) => {
+                self.env.observe(Observation::Written { durable: true });
                 self.node.persisted(write.number);
                 if let Some((index, _)) = write.reset {
                     self.node.applied(index);
@@ -137,6 +139,7 @@ impl<E: Env> NodeLoop<E> {
                 self.send(write.messages);
             }
             (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {
+                self.env.observe(Observation::Written { durable: false });
                 self.wait_for_space(write);
             }
             (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {

@@ -39,6 +39,7 @@ impl<E: Env> NodeLoop<E> {
 
     pub(super) fn send(&mut self, messages: Vec<Message>) {
         for message in messages {
+            self.observe_sent(&message);
             let to = MemberId(message.to);
             let payload = match message.write_to_bytes() {
                 Ok(bytes) => Bytes::from(bytes),

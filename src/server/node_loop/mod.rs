@@ -22,6 +22,7 @@
 
 mod disk;
 mod messages;
+mod observed;
 mod proposals;
 mod reads;
 
@@ -344,12 +345,14 @@ impl<E: Env> NodeLoop<E> {
             // Raft had no use for the snapshot that was offered.
             let _ = done.send(false);
         }
+        self.observe_turn();
         self.publish();
         self.prepare_snapshot();
         self.start_job();
     }
 
     fn carry_out(&mut self, effects: Effects) {
+        self.observe_log(&effects.persist);
         self.send(effects.messages);
         for read in effects.reads {
             self.confirm_read(&read);

@@ -1,7 +1,7 @@
 //! Commands on their way into the log, and back as committed entries to whoever waits for them.
 
 use super::{Committed, NodeLoop, ORIGIN_BYTES, Proposal, ReadWaiter};
-use crate::env::Env;
+use crate::env::{Env, Observation};
 use crate::raft::Entry;
 use crate::server::apply_loop::ApplyInput;
 use crate::types::{Error, Index, MemberId, Term, limits};
@@ -55,6 +55,11 @@ impl<E: Env> NodeLoop<E> {
     }
 
     pub(super) fn commit(&mut self, entries: Vec<Entry>) {
+        if let Some(last) = entries.last() {
+            let (index, entry_term) = (Index(last.index), Term(last.term));
+            let term = self.node.leadership().term;
+            self.env.observe(Observation::Committed { index, entry_term, term });
+        }
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
             let reply = own_id(&entry.data, self.id).and_then(|id| self.waiters.remove(&id));

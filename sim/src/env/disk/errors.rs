@@ -19,6 +19,8 @@ pub struct Errors {
     scripts: [Script; 4],
     /// Whether something has failed since the last boot.
     struck: bool,
+    /// The names of the files whose bytes were concerned.
+    files: Vec<String>,
 }
 
 impl Errors {
@@ -49,6 +51,17 @@ impl Errors {
     /// A new boot begins, on a disk that is as broken as before.
     pub fn boot(&mut self) {
         self.struck = false;
+        self.files.clear();
+    }
+
+    /// What has failed was an operation on the bytes of this file.
+    pub fn blame(&mut self, file: String) {
+        self.files.push(file);
+    }
+
+    /// The files whose bytes could not be read, written or synced since the last boot.
+    pub fn files(&self) -> &[String] {
+        &self.files
     }
 
     pub fn struck(&self) -> bool {

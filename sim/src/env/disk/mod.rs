@@ -141,6 +141,11 @@ impl Host {
         self.state().errors.struck()
     }
 
+    /// The files whose bytes could not be read, written or synced since the last boot.
+    pub fn failed_files(&self) -> Vec<String> {
+        self.state().errors.files().to_vec()
+    }
+
     /// Only so many more bytes can be written; with none, as many as fit the disk.
     pub fn set_left(&self, bytes: Option<u64>) {
         self.state().set_left(bytes);
@@ -166,6 +171,16 @@ impl Host {
     /// The n-th write from now goes to another place of its file, unless the boot ends before.
     pub fn misdirect(&self, operations: u64, place: u64) {
         self.state().misdirect(operations, place);
+    }
+
+    /// Whether such a write is still to come in this boot.
+    pub fn is_misdirecting(&self) -> bool {
+        self.state().is_misdirecting()
+    }
+
+    /// Takes it back. Whether that came too late: it was written, or the boot is another.
+    pub fn stop_misdirecting(&self) -> bool {
+        self.state().stop_misdirecting()
     }
 
     /// Whether the disk holds something else than what it was told. A wiped disk is well again.

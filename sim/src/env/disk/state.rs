@@ -336,9 +336,13 @@ impl State {
 
     pub fn read(&mut self, number: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if self.errors.strikes(DiskErrorKind::Read) {
+            self.errors.blame(self.name_of(number));
             return Err(input_output());
         }
         let is_short = self.errors.strikes(DiskErrorKind::ShortRead);
+        if is_short {
+            self.errors.blame(self.name_of(number));
+        }
         match self.inode(number)?.seen.read(offset, out) {
             true if !is_short => Ok(()),
             _ => Err(ErrorKind::UnexpectedEof.into()),
@@ -348,6 +352,7 @@ impl State {
     /// Writes; of what does not fit, or fails, the beginning may be there.
     pub fn write(&mut self, number: u64, offset: u64, data: &[u8]) -> io::Result<()> {
         if self.errors.strikes(DiskErrorKind::Write) {
+            self.errors.blame(self.name_of(number));
             let part = self.random.number(2 * data.len() as u64 + 1);
             let part = part.saturating_sub(data.len() as u64) as usize;
             self.change(number, offset, &data[..part])?;
@@ -394,6 +399,15 @@ impl State {
 
     pub fn misdirect(&mut self, operations: u64, place: u64) {
         self.astray = Some((operations.max(1), place));
+    }
+
+    /// Takes it back; whether it was too late.
+    pub fn stop_misdirecting(&mut self) -> bool {
+        self.astray.take().is_none()
+    }
+
+    pub fn is_misdirecting(&self) -> bool {
+        self.astray.is_some()
     }
 
     pub fn set_len(&mut self, number: u64, len: u64) -> io::Result<()> {
@@ -457,6 +471,7 @@ impl State {
     /// must not happen: the caller was told to stop.
     pub fn sync_file(&mut self, number: u64) -> io::Result<bool> {
         if self.errors.strikes(DiskErrorKind::Sync) {
+            self.errors.blame(self.name_of(number));
             self.fail_sync(number)?;
             return Err(input_output());
         }

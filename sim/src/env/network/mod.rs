@@ -32,6 +32,7 @@ mod tests;
 
 pub use stream::{SimNetwork, SimStream};
 
+use super::alarm::Alarm;
 use super::random::{Random, Streams};
 use crate::plan::NetworkKnobs;
 use crate::trace::Trace;
@@ -204,7 +205,7 @@ impl Switch {
                     tokio::select! {
                         biased;
                         () = self.changed.notified() => {}
-                        () = madsim::time::sleep_until(due) => {}
+                        () = Alarm::at(self.trace.time(), due) => {}
                     }
                 }
             }

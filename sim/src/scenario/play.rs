@@ -1,0 +1,195 @@
+//! One run, from empty disks to a verdict.
+//!
+//! 1. **Start.** Members start; clients and watchers begin at once.
+//! 2. **Faults.** The nemesis carries out the plan's steps. Safety must hold; nothing else is
+//!    asked.
+//! 3. **Recovery.** Everything is mended, and the cluster must serve again within stated times
+//!    ([`recovery`]).
+//! 4. **Verdict.** The history is judged by the same checkers that judge everybody's.
+//!
+//! Times in the history are true times, stretched by as much as the fastest clock of the plan is
+//! fast: a lease lives for its time on the clock of the member that counts it, so a clock that is
+//! 5 % fast may rightly end a lease of 100 s after 95 s of true time. Stretching keeps the order
+//! of everything and lets leases be judged by that clock, exactly.
+
+use super::recovery;
+use crate::cluster::{Cluster, Failures};
+use crate::env::Streams;
+use crate::env::network::Switch;
+use crate::nemesis;
+use crate::oracle::memory;
+use crate::plan::{FIRST_CLIENT, FIRST_WATCHER, Fault, Plan};
+use crate::report::{Failure, Report};
+use crate::trace::Trace;
+use quorate::check::{self, History, Limits, Verdict};
+use quorate::workload::{self, Profile, Recorder, Settings};
+use std::time::Duration;
+
+/// What stays of a violation's text in a report; the history has it all.
+const TEXT_BYTES_MAX: usize = 4_000;
+
+/// Runs a plan. Nothing but the plan has an influence.
+///
+/// # Panics
+/// If the plan names no kind of work; and if the server panics.
+pub fn run(plan: &Plan, print_trace: bool) -> (Report, History) {
+    let config = madsim::Config::default();
+    let runtime = madsim::runtime::Runtime::with_seed_and_config(plan.seed, config);
+    let (mut report, mut history) = runtime.block_on(play(plan, print_trace));
+    stretch(&mut history, fastest_ppm(plan));
+    judge(&history, &mut report);
+    (report, history)
+}
+
+async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
+    let trace = Trace::new(print_trace);
+    let failures = Failures::default();
+    let switch = Switch::new(trace.clone(), Streams::new(plan.seed), plan.network);
+    madsim::task::spawn(switch.clone().pump());
+    let words = serde_json::to_string(&Plan { steps: Vec::new(), ..plan.clone() });
+    trace.event(format_args!("plan {}", words.expect("plans are data")));
+    let cluster = Cluster::new(trace.clone(), switch.clone(), plan, failures.clone());
+    cluster.machines().into_iter().for_each(|machine| cluster.start(machine));
+
+    let recorder = {
+        let (clock, lines) = (trace.clone(), trace.clone());
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).expect("not centuries");
+        Recorder::new(
+            move || nanoseconds(clock.now()),
+            move |line| lines.event(format_args!("{line:?}")),
+        )
+    };
+    let profile = Profile::named(&plan.profile).expect("plans name a kind of work that is there");
+    let settings = Settings {
+        clients: plan.clients,
+        watchers: plan.watchers,
+        calls_max: plan.calls_max,
+        pause_max: Duration::from_millis(plan.pause_max_ms),
+        ..Settings::new(profile, plan.seed)
+    };
+    let clients = (0..plan.clients).map(|number| {
+        let (node, env) = cluster.client_machine(FIRST_CLIENT + number);
+        let (endpoints, settings, recorder) =
+            (cluster.endpoints(), settings.clone(), recorder.clone());
+        node.spawn(workload::client(env, endpoints, number, settings, recorder))
+    });
+    let clients: Vec<_> = clients.collect();
+    for number in 0..plan.watchers {
+        let (node, env) = cluster.client_machine(FIRST_WATCHER + number);
+        let (endpoints, settings, recorder) =
+            (cluster.endpoints(), settings.clone(), recorder.clone());
+        node.spawn(workload::watcher(env, endpoints, number, settings, recorder));
+    }
+    let faults = nemesis::rage(&cluster, &switch, &trace, &recorder, plan).await;
+
+    trace.event(format_args!("all is mended"));
+    let recovered =
+        recovery::recover(&cluster, &switch, &trace, &recorder, &settings, clients).await;
+    let mut found = failures.take();
+    found.extend(recovered.err());
+    found.extend(recorder.complaints().into_iter().map(|text| failure("odd answer", text)));
+    found.extend(cluster.oracle().failures());
+    let (hash, events) = trace.summary();
+    let report = Report {
+        seed: plan.seed,
+        scenario: plan.scenario.clone(),
+        profile: plan.profile.clone(),
+        nodes: plan.nodes,
+        trace: hash,
+        events,
+        simulated_ms: u64::try_from(trace.now().as_millis()).expect("not centuries"),
+        calls: recorder.calls(),
+        answered: recorder.answered(),
+        unknown: recorder.unknown(),
+        revisions: u64::try_from(recorder.revision().0).unwrap_or(0),
+        syncs: cluster.syncs(),
+        peak_bytes: memory::bytes().1 as u64,
+        faults,
+        marks: cluster.oracle().marks(),
+        failures: found,
+        ..Report::default()
+    };
+    (report, recorder.history())
+}
+
+fn failure(rule: &str, text: String) -> Failure {
+    Failure { rule: rule.to_owned(), text }
+}
+
+/// Adds what the checkers find.
+fn judge(history: &History, report: &mut Report) {
+    let verdict = check::check(history, Limits::default());
+    report.undecided = match verdict.verdict {
+        Verdict::Unknown => verdict.unknown,
+        Verdict::Lawful | Verdict::Unlawful => None,
+    };
+    for violation in verdict.violations {
+        let mut text = violation.to_string();
+        if !violation.expected.is_empty() || !violation.got.is_empty() {
+            text = format!("{text}; expected {}, got {}", violation.expected, violation.got);
+        }
+        if let Some(end) = text.char_indices().map(|(at, _)| at).find(|&at| at >= TEXT_BYTES_MAX) {
+            text.truncate(end);
+        }
+        report.failures.push(failure(violation.rule.title(), text));
+    }
+}
+
+/// By how many millionths the fastest clock of the plan is fast.
+fn fastest_ppm(plan: &Plan) -> u64 {
+    let from_start = plan.clocks.iter().map(|clock| clock.drift_ppm);
+    let later = plan.steps.iter().filter_map(|step| match step.fault {
+        Fault::ClockDrift { ppm, .. } => Some(ppm),
+        _ => None,
+    });
+    let fastest = from_start.chain(later).max().unwrap_or(0);
+    u64::try_from(fastest).unwrap_or(0)
+}
+
+/// Makes all times of a history later by so many millionths.
+fn stretch(history: &mut History, ppm: u64) {
+    if ppm == 0 {
+        return;
+    }
+    // Rounded up: what fits the clock to the nanosecond must not look early.
+    let later = |time: &mut u64| *time += (*time / 1_000_000 + 1) * ppm;
+    for operation in &mut history.operations {
+        later(&mut operation.invoke);
+        operation.returned.iter_mut().for_each(later);
+    }
+    for watch in &mut history.watches {
+        later(&mut watch.invoke);
+        watch.responses.iter_mut().for_each(|response| later(&mut response.at));
+    }
+    for fault in &mut history.faults {
+        later(&mut fault.from);
+        fault.to.iter_mut().for_each(later);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Overrides;
+    use crate::swarm;
+
+    #[test]
+    fn times_are_stretched_in_order_and_a_drift_of_later_counts() {
+        let mut plan = swarm::calm(1, "test", &Overrides::default());
+        plan.clocks.iter_mut().for_each(|clock| clock.drift_ppm = -7);
+        assert_eq!(fastest_ppm(&plan), 0);
+        let fault = Fault::ClockDrift { machine: 1, ppm: 20_000 };
+        plan.steps.push(crate::plan::Step { at_ms: 1, fault });
+        assert_eq!(fastest_ppm(&plan), 20_000);
+        let mut history = History::default();
+        let fault =
+            |from, to| quorate::check::op::Fault { name: String::new(), from, to: Some(to) };
+        history.faults.push(fault(0, 100_000_000));
+        history.faults.push(fault(99_999_999, 100_000_001));
+        stretch(&mut history, 20_000);
+        let [one, other] = &history.faults[..] else { panic!("there are two") };
+        assert!((102_000_000..102_030_000).contains(&one.to.expect("it was there")));
+        assert!(other.from < one.to.expect("it was there"));
+        assert!(other.to >= one.to);
+    }
+}
