@@ -39,13 +39,16 @@ impl Wake for Bell {
     }
 }
 
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 impl Alarm {
     pub fn at(time: &TimeHandle, moment: Instant) -> Alarm {
         Alarm { sleep: time.sleep_until(moment), bell: None }
     }
 
     pub fn after(time: &TimeHandle, duration: Duration) -> Alarm {
-        Alarm { sleep: time.sleep(duration), bell: None }
+        // `Duration::MAX` means never; no run lasts a year.
+        Alarm { sleep: time.sleep(duration.min(YEAR)), bell: None }
     }
 }
 

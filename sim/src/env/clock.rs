@@ -4,9 +4,9 @@
 //! goes back, also when the drift changes, and whoever sleeps on it sleeps by it: of a clock that
 //! is fast, an hour is short. The calendar runs with it, at a distance that may jump.
 //!
-//! - Without drift a machine's time is true time, the same that stands in the
-//!   [trace](crate::trace) and in histories. Those who compare times of different machines must
-//!   use the trace's.
+//! - A process counts from its own beginning ([`SimClock::of_process`]), as in production, so
+//!   nothing can be learned from comparing the times of two machines or of two boots. What
+//!   compares them must use the true time, which is the [trace](crate::trace)'s.
 //! - Of a sleep that is under way when the drift changes, the rest is only corrected if it would
 //!   end too early. With the millionths that are realistic the difference does not matter.
 
@@ -28,6 +28,8 @@ pub struct SimClock {
     trace: Trace,
     calendar: TimeHandle,
     reading: Arc<Mutex<Reading>>,
+    /// What the machine's clock showed when this process began, from which it counts.
+    origin: Duration,
 }
 
 /// What the clock showed when its drift last changed, and how it goes on from there.
@@ -67,7 +69,14 @@ fn nanoseconds(count: i128) -> Duration {
 impl SimClock {
     /// A clock that is right.
     pub fn new(trace: Trace) -> SimClock {
-        SimClock { trace, calendar: TimeHandle::current(), reading: Arc::default() }
+        let calendar = TimeHandle::current();
+        SimClock { trace, calendar, reading: Arc::default(), origin: Duration::ZERO }
+    }
+
+    /// The same as a process sees it that begins now.
+    pub fn of_process(&self) -> SimClock {
+        let now = self.trace.now();
+        SimClock { origin: self.reading().at(now), ..self.clone() }
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
@@ -94,7 +103,7 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Duration {
         let now = self.trace.now();
-        self.reading().at(now)
+        self.reading().at(now) - self.origin
     }
 
     fn wall(&self) -> SystemTime {
@@ -209,6 +218,22 @@ mod tests {
             sleep.await;
             assert!(clock.now() >= Duration::from_secs(10));
             assert!((trace.now().as_secs_f64() - 20.0).abs() < 0.01);
+        });
+    }
+
+    #[test]
+    fn each_process_counts_from_its_beginning_on_the_same_clock() {
+        simulated(1, async {
+            let clock = SimClock::new(Trace::new(false));
+            clock.set_drift(1_000_000);
+            clock.sleep(Duration::from_secs(10)).await;
+            let process = clock.of_process();
+            assert_eq!(process.now(), Duration::ZERO);
+            process.sleep(Duration::from_secs(4)).await;
+            clock.set_drift(0);
+            let (shown, passed) = (process.now().as_secs_f64(), clock.now().as_secs_f64());
+            assert!((shown - 4.0).abs() < 0.01 && (passed - 14.0).abs() < 0.01);
+            assert_eq!(process.wall(), clock.wall());
         });
     }
 

@@ -53,7 +53,7 @@ impl SimEnv {
     /// The machine of this disk, whose clock it uses.
     pub fn new(trace: Trace, network: SimNetwork, disk: SimDisk) -> SimEnv {
         let random = Arc::new(Mutex::new(disk.random()));
-        SimEnv { clock: disk.clock().clone(), network, disk, trace, random, observer: None }
+        SimEnv { clock: disk.clock().of_process(), network, disk, trace, random, observer: None }
     }
 
     /// The same for a member whose inside is watched.
@@ -139,7 +139,17 @@ pub fn below(limit: Duration) -> Duration {
 /// For the tests of the machines.
 #[cfg(test)]
 pub mod test {
+    use crate::plan::NetworkKnobs;
     use std::future::Future;
+
+    /// A good network.
+    pub const NETWORK: NetworkKnobs = NetworkKnobs {
+        latency_us: 1_000,
+        tail_one_in: 0,
+        tail_us: 0,
+        write_bytes_max: 0,
+        pipe_bytes_max: 0,
+    };
 
     /// Runs a test in simulated time.
     pub fn simulated<T>(seed: u64, test: impl Future<Output = T>) -> T {

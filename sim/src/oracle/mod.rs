@@ -152,6 +152,7 @@ pub use handle::{Observer, Oracle};
 mod handle {
     use super::{Court, FAILURES_MAX, Failure, Observation, RoleChange, Violations};
     use crate::trace::Trace;
+    use quorate::env::marks;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -231,10 +232,11 @@ mod handle {
             self.inner().court.roles.clone()
         }
 
-        /// How often each rare place of the product was passed.
+        /// How often each rare place of the product was passed; 0 for those that were not.
         pub fn marks(&self) -> BTreeMap<String, u64> {
             let inner = self.inner();
-            inner.marks.iter().map(|(&place, &count)| (place.to_owned(), count)).collect()
+            let count = |place: &str| inner.marks.get(place).copied().unwrap_or(0);
+            marks::ALL.into_iter().map(|place| (place.to_owned(), count(place))).collect()
         }
     }
 

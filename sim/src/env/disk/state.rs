@@ -375,26 +375,25 @@ impl State {
         if data.is_empty() {
             return Ok(());
         }
-        let place = self.goes_astray();
+        let place = self.due_astray();
         let inode = self.inode(number)?;
         inode.seen.write(offset, data);
-        let offset = match place {
-            Some(place) => astray(place, offset, data.len() as u64, inode.seen.len()),
-            None => offset,
-        };
-        inode.changes.push(Change::Write { offset, data: data.into() });
+        let target = place
+            .map_or(offset, |place| astray(place, offset, data.len() as u64, inode.seen.len()));
+        inode.changes.push(Change::Write { offset: target, data: data.into() });
+        // A file may have no other place; then the next write is the one.
+        if target != offset {
+            self.astray = None;
+            self.damaged = true;
+        }
         Ok(())
     }
 
-    /// Counts a write; where to, if this is the one.
-    fn goes_astray(&mut self) -> Option<u64> {
-        let (left, place) = self.astray?;
-        self.astray = (left > 1).then_some((left.saturating_sub(1), place));
-        if left > 1 {
-            return None;
-        }
-        self.damaged = true;
-        Some(place)
+    /// Counts a write; where to, if its turn has come.
+    fn due_astray(&mut self) -> Option<u64> {
+        let (left, place) = self.astray.as_mut()?;
+        *left = left.saturating_sub(1);
+        (*left == 0).then_some(*place)
     }
 
     pub fn misdirect(&mut self, operations: u64, place: u64) {
