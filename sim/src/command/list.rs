@@ -58,6 +58,7 @@ fn about(fault: &Fault) -> &'static str {
         Fault::Compact { .. } => "old revisions are compacted",
         Fault::Defragment { .. } => "a member rewrites its database",
         Fault::Snapshot { .. } => "a client asks for a snapshot and reads a part",
+        Fault::ClearAlarms => "an operator frees the space that a quota misses",
     }
 }
 
@@ -94,6 +95,7 @@ fn samples() -> Vec<Fault> {
         Fault::Compact { keep: 0, physical: false },
         Fault::Defragment { machine },
         Fault::Snapshot { machine },
+        Fault::ClearAlarms,
     ]);
     samples
 }
