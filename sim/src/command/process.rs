@@ -58,7 +58,26 @@ pub fn run_within(
     hang: Duration,
     hear: &mut dyn FnMut(Heard<'_>),
 ) -> Outcome {
-    let mut command = own_program();
+    run_program(own_program(), plan, asked, hang, hear)
+}
+
+/// Runs a plan in another build of this program, or with another environment.
+pub fn run_in(
+    program: Command,
+    plan: &Plan,
+    asked: &ChildArgs,
+    hear: &mut dyn FnMut(Heard<'_>),
+) -> Outcome {
+    run_program(program, plan, asked, HANG, hear)
+}
+
+fn run_program(
+    mut command: Command,
+    plan: &Plan,
+    asked: &ChildArgs,
+    hang: Duration,
+    hear: &mut dyn FnMut(Heard<'_>),
+) -> Outcome {
     command.arg("child").args(asked.words());
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         command.env("RUST_BACKTRACE", "1");
