@@ -8,7 +8,7 @@
 //! The hash is of our own making, for speed: nobody tries to deceive it.
 
 use madsim::time::TimeHandle;
-use std::fmt::{self, Arguments, Write};
+use std::fmt::{Arguments, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

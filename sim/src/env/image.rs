@@ -68,6 +68,11 @@ impl Image {
         self.reserved = self.reserved.max(len.div_ceil(BLOCK_BYTES));
     }
 
+    /// Takes as many blocks as another image does, which this one is a copy of.
+    pub fn reserve_as(&mut self, other: &Image) {
+        self.reserved = self.reserved.max(other.reserved);
+    }
+
     /// Blocks it takes.
     pub fn blocks(&self) -> u64 {
         self.reserved + self.pages.range(self.reserved..).count() as u64

@@ -479,6 +479,7 @@ impl State {
         for change in inode.changes.drain(..) {
             change.apply(&mut inode.durable);
         }
+        inode.durable.reserve_as(&inode.seen);
         Ok(inode.sync_failed == Some(generation))
     }
 
