@@ -16,6 +16,9 @@
 //! | [`report`] | how a run went, as data |
 //! | [`scenario`] | plans that have names; one run from start to verdict |
 //! | [`command`] | the command line; each seed in a process of its own |
+//! | [`shrink`] | a failing plan made small |
+//! | [`artifacts`] | what is left of a failure, as files |
+//! | [`mutants`] | bugs planted in a copy of the product, to see whether they are found |
 //!
 //! A run is a seed and a commit. The same two give the same run, byte for byte: every event goes
 //! into one [`trace`] whose hash is printed, and `--twice` compares it over two processes.
@@ -24,6 +27,8 @@
 //! build of the workspace neither compiles nor fetches the simulator's runtime.
 
 #[cfg(madsim)]
+mod artifacts;
+#[cfg(madsim)]
 mod cluster;
 #[cfg(madsim)]
 mod command;
@@ -31,6 +36,8 @@ mod command;
 mod entropy;
 #[cfg(madsim)]
 mod env;
+#[cfg(madsim)]
+mod mutants;
 #[cfg(madsim)]
 mod nemesis;
 #[cfg(any(madsim, test))]
@@ -41,6 +48,8 @@ mod plan;
 mod report;
 #[cfg(madsim)]
 mod scenario;
+#[cfg(madsim)]
+mod shrink;
 #[cfg(madsim)]
 mod swarm;
 #[cfg(madsim)]

@@ -7,16 +7,21 @@
 //!
 //! The hash is of our own making, for speed: nobody tries to deceive it.
 
-use madsim::time::{Instant, TimeHandle};
+use madsim::time::TimeHandle;
 use std::fmt::{self, Arguments, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+/// Simulated time of the last event of this process's run, in nanoseconds: for those outside the
+/// simulation who wait for it.
+pub static REACHED_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The trace of one run. Clones share it.
 #[derive(Clone)]
 pub struct Trace {
     time: TimeHandle,
-    origin: Instant,
+    origin: Duration,
     print: bool,
     state: Arc<Mutex<State>>,
 }
@@ -25,19 +30,23 @@ pub struct Trace {
 struct State {
     hash: Hash,
     events: u64,
+    /// Of the event at hand; kept for its memory.
+    text: String,
 }
 
 impl State {
     fn begin(&mut self, now: Duration) {
+        let nanos = u64::try_from(now.as_nanos()).expect("nothing lasts centuries");
+        REACHED_NS.store(nanos, Ordering::Relaxed);
         self.events += 1;
-        self.hash.word(u64::try_from(now.as_nanos()).expect("nothing lasts centuries"));
+        self.hash.word(nanos);
     }
 }
 
 impl Trace {
     pub fn new(print: bool) -> Trace {
         let time = TimeHandle::current();
-        Trace { origin: time.now_instant(), time, print, state: Arc::default() }
+        Trace { origin: time.elapsed(), time, print, state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -46,17 +55,12 @@ impl Trace {
 
     /// Simulated time since the run began: true time, whatever the machines' clocks show.
     pub fn now(&self) -> Duration {
-        self.instant() - self.origin
+        self.time.elapsed() - self.origin
     }
 
     /// What tells the time.
     pub fn time(&self) -> &TimeHandle {
         &self.time
-    }
-
-    /// The same as an instant.
-    pub fn instant(&self) -> Instant {
-        self.time.now_instant()
     }
 
     /// Something worth a line.
@@ -67,7 +71,11 @@ impl Trace {
         }
         let mut state = self.state();
         state.begin(now);
-        state.hash.write_fmt(event).expect("the hash takes all");
+        let State { hash, text, .. } = &mut *state;
+        text.clear();
+        // Whole, since it comes in many small pieces.
+        text.write_fmt(event).expect("a string takes all");
+        hash.bytes(text.as_bytes());
     }
 
     /// Something too frequent for a line.
@@ -112,13 +120,6 @@ impl Hash {
         last[..words.remainder().len()].copy_from_slice(words.remainder());
         self.word(u64::from_le_bytes(last));
         self.word(bytes.len() as u64);
-    }
-}
-
-impl Write for Hash {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.bytes(text.as_bytes());
-        Ok(())
     }
 }
 

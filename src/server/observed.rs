@@ -112,6 +112,9 @@ pub(super) fn applied<E: Env>(env: &E, state: &State, at: (Index, Term), outcome
         let ttls = lease.map(|lease| (lease.granted_ttl, lease.remaining_ttl));
         env.observe(Observation::Lease { id, ttls });
     }
+    if let Some((revision, _)) = outcome.compacted {
+        env.observe(Observation::Compacted { revision });
+    }
     let reader = state.store.reader();
     let ((index, term), reply) = (at, &outcome.reply);
     let Ok(revision) = reader.revision() else { return };

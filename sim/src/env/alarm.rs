@@ -1,4 +1,4 @@
-//! Waiting until a moment, without what madsim's timers cost.
+//! Waiting, without what madsim's timers cost.
 //!
 //! Each time one of madsim's sleeps is polled it sets another timer, and none is ever taken back:
 //! a loop that waits for a second or for something else, whichever comes first, leaves a timer
@@ -6,14 +6,17 @@
 //! of the events of a run were such. An [`Alarm`] sets one timer, which wakes whoever polled it
 //! last, or, once the alarm is dropped, nobody.
 
-use madsim::time::{Instant, Sleep, TimeHandle};
+use madsim::time::{Sleep, TimeHandle};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-/// Ends at a moment of true time, as madsim's sleeps at the earliest a millisecond from now. As
+/// No run lasts longer: a sleep of a year or more never ends.
+pub const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Ends after so much true time, as madsim's sleeps after a millisecond at the earliest. As
 /// tokio's sleep, it may be asked again after that.
 pub struct Alarm {
     sleep: Sleep,
@@ -39,16 +42,9 @@ impl Wake for Bell {
     }
 }
 
-const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-
 impl Alarm {
-    pub fn at(time: &TimeHandle, moment: Instant) -> Alarm {
-        Alarm { sleep: time.sleep_until(moment), bell: None }
-    }
-
     pub fn after(time: &TimeHandle, duration: Duration) -> Alarm {
-        // `Duration::MAX` means never; no run lasts a year.
-        Alarm { sleep: time.sleep(duration.min(YEAR)), bell: None }
+        Alarm { sleep: time.sleep(duration.min(NEVER)), bell: None }
     }
 }
 
@@ -106,10 +102,10 @@ mod tests {
     fn it_ends_in_time_and_may_be_asked_again() {
         simulated(1, async {
             let time = TimeHandle::current();
-            let end = time.now_instant() + Duration::from_secs(5);
-            let mut alarm = Alarm::at(&time, end);
+            let end = time.elapsed() + Duration::from_secs(5);
+            let mut alarm = Alarm::after(&time, Duration::from_secs(5));
             (&mut alarm).await;
-            let late = time.now_instant() - end;
+            let late = time.elapsed() - end;
             assert!(late < Duration::from_micros(1), "{late:?}");
             (&mut alarm).await;
         });

@@ -10,7 +10,7 @@
 //! - Of a sleep that is under way when the drift changes, the rest is only corrected if it would
 //!   end too early. With the millionths that are realistic the difference does not matter.
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, NEVER};
 use crate::trace::Trace;
 use madsim::time::TimeHandle;
 use quorate::env::Clock;
@@ -124,6 +124,7 @@ impl Clock for SimClock {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let duration = duration.min(NEVER);
         // Reckoned from the call, as tokio does, not from the first poll.
         let now = self.trace.now();
         let reading = *self.reading();
@@ -218,6 +219,19 @@ mod tests {
             sleep.await;
             assert!(clock.now() >= Duration::from_secs(10));
             assert!((trace.now().as_secs_f64() - 20.0).abs() < 0.01);
+        });
+    }
+
+    #[test]
+    fn a_sleep_for_ever_lasts_on_any_clock() {
+        simulated(1, async {
+            let clock = SimClock::new(Trace::new(false));
+            for drift in [0, 500_000, -500_000] {
+                clock.set_drift(drift);
+                let (sleep, hour) = (clock.sleep(Duration::MAX), Duration::from_secs(3_600));
+                let ended = madsim::time::timeout(hour, sleep).await.is_ok();
+                assert!(!ended, "{drift}");
+            }
         });
     }
 

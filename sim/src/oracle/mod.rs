@@ -29,7 +29,7 @@ use crate::report::Failure;
 use elections::Elections;
 use logs::Logs;
 use quorate::env::{Observation, Promise, Role};
-use quorate::types::Term;
+use quorate::types::{Revision, Term};
 use states::States;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -68,6 +68,8 @@ struct Court {
     logs: Logs,
     states: States,
     roles: Vec<RoleChange>,
+    /// When each compaction was first carried out.
+    compactions: BTreeMap<Revision, Duration>,
     damaged: BTreeSet<u8>,
     boots: BTreeMap<u8, u32>,
 }
@@ -85,6 +87,9 @@ impl Court {
                 self.logs.store_opened(machine, applied, out);
                 self.states.opened(machine, applied, revision, damaged, out);
                 self.states.hashed(machine, applied, hash, out);
+            }
+            Observation::Compacted { revision } => {
+                self.compactions.entry(revision).or_insert(at);
             }
             Observation::Booted => {
                 self.logs.booted(machine, damaged, out);
@@ -230,6 +235,11 @@ mod handle {
         /// What members were to each other, in the order of time.
         pub fn roles(&self) -> Vec<RoleChange> {
             self.inner().court.roles.clone()
+        }
+
+        /// When each revision was compacted to, whoever asked for it.
+        pub fn compactions(&self) -> BTreeMap<quorate::types::Revision, std::time::Duration> {
+            self.inner().court.compactions.clone()
         }
 
         /// How often each rare place of the product was passed; 0 for those that were not.

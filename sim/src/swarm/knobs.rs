@@ -76,7 +76,7 @@ pub fn flags(dice: &mut Dice) -> Vec<String> {
         flags.push(format!("--initial-election-tick-advance={}", dice.one_in(2)));
     }
     if dice.one_in(12) {
-        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 1 << 20, 8 << 20)));
+        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 1 << 18, 2 << 20)));
     }
     if dice.one_in(4) {
         let (mode, retention) = match dice.one_in(2) {

@@ -65,7 +65,7 @@ const fn one(
     Recipe { name, weight, nodes_min, draw }
 }
 
-static RECIPES: [Recipe; 45] = [
+static RECIPES: [Recipe; 46] = [
     // Machines.
     one("kill", 4, 1, |dice, shape| {
         now(Fault::Kill { machine: member(dice, shape), down_ms: down(dice) })
@@ -194,6 +194,7 @@ static RECIPES: [Recipe; 45] = [
     one("defragmentation", 2, 1, |dice, shape| {
         now(Fault::Defragment { machine: member(dice, shape) })
     }),
+    one("alarms cleared", 1, 1, |_, _| now(Fault::ClearAlarms)),
     one("snapshot to a client", 1, 1, |dice, shape| {
         now(Fault::Snapshot { machine: member(dice, shape) })
     }),

@@ -1,7 +1,6 @@
 //! The way from one machine to another, and what is wrong with it.
 
 use super::super::random::Random;
-use madsim::time::Instant;
 use std::time::Duration;
 
 /// After which time TCP first sends again what was not confirmed, and at most.
@@ -21,7 +20,7 @@ pub(super) struct Link {
     pub delay: Duration,
     pub bytes_per_second: Option<u64>,
     /// Until when it sends what it has taken.
-    busy_until: Option<Instant>,
+    busy_until: Option<Duration>,
 }
 
 impl Link {
@@ -39,7 +38,7 @@ impl Link {
     }
 
     /// When the last of so many bytes that are sent now has left.
-    pub fn send(&mut self, now: Instant, bytes: usize) -> Instant {
+    pub fn send(&mut self, now: Duration, bytes: usize) -> Duration {
         let Some(rate) = self.bytes_per_second else { return now };
         let segments = bytes.div_ceil(SEGMENT_BYTES).max(1) as u64;
         let bytes = bytes as u64 + segments * HEADER_BYTES;
@@ -77,7 +76,7 @@ impl Link {
 }
 
 /// When TCP next tries to send what it first sent at `sent` and nobody has confirmed by `now`.
-pub(super) fn next_attempt(sent: Instant, now: Instant) -> Instant {
+pub(super) fn next_attempt(sent: Duration, now: Duration) -> Duration {
     let (mut at, mut timeout) = (sent, RETRANSMISSION);
     while at < now {
         at += timeout;

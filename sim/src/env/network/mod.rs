@@ -37,7 +37,6 @@ use super::random::{Random, Streams};
 use crate::plan::NetworkKnobs;
 use crate::trace::Trace;
 use link::{Link, next_attempt};
-use madsim::time::Instant;
 use pipe::{End, Pipe, way_back};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -93,7 +92,7 @@ enum Packet {
     /// And the answer.
     Answer(Answer, io::Result<SimStream>),
     /// Does not travel: whoever writes into this pipe, silent since then, gives up.
-    GiveUp(u64, Instant),
+    GiveUp(u64, Duration),
 }
 
 impl Packet {
@@ -108,10 +107,10 @@ impl Packet {
 
 /// Something to deliver. The earliest is the greatest, as the heap wants it.
 struct Parcel {
-    due: Instant,
+    due: Duration,
     /// Among those due at one time, the order they were sent in.
     number: u64,
-    sent: Instant,
+    sent: Duration,
     from: Machine,
     to: Machine,
     packet: Packet,
@@ -196,7 +195,7 @@ impl Switch {
         self.state.lock().expect("no holder panics")
     }
 
-    /// Makes deliveries, for ever.
+    /// Makes deliveries, for ever. All times are the trace's.
     pub async fn pump(self) {
         loop {
             match self.deliver_due() {
@@ -205,7 +204,7 @@ impl Switch {
                     tokio::select! {
                         biased;
                         () = self.changed.notified() => {}
-                        () = Alarm::at(self.trace.time(), due) => {}
+                        () = Alarm::after(self.trace.time(), due.saturating_sub(self.trace.now())) => {}
                     }
                 }
             }
@@ -311,7 +310,7 @@ impl Switch {
         if !state.reachable(link) {
             return;
         }
-        let now = self.trace.instant();
+        let now = self.trace.now();
         for mut parcel in state.held.remove(&link).unwrap_or_default() {
             let attempt = if patience { next_attempt(parcel.sent, now) } else { now };
             parcel.due = match parcel.packet.pipe().and_then(|id| state.pipe(id)) {
@@ -332,7 +331,7 @@ impl Switch {
 
     /// What is late for faults that have ended arrives as if sent now.
     fn hurry(&self, state: &mut State, concerned: impl Fn(&Parcel) -> bool) {
-        let latest = self.trace.instant() + state.latency();
+        let latest = self.trace.now() + state.latency();
         let mut parcels = std::mem::take(&mut state.due).into_vec();
         for parcel in &mut parcels {
             let travels = !matches!(parcel.packet, Packet::GiveUp(..));
@@ -364,7 +363,7 @@ impl Switch {
             Packet::Data(_, bytes) => bytes.len(),
             _ => 0,
         };
-        let sent = self.trace.instant();
+        let sent = self.trace.now();
         let due = last.max(state.arrival(from, to, bytes, sent));
         state.pipe(id).expect("just seen").last = due;
         let parcel = state.parcel(due, sent, (from, to), packet);
@@ -386,15 +385,15 @@ impl Switch {
         if !state.is_current(from) || state.loses(link) {
             return;
         }
-        let sent = self.trace.instant();
+        let sent = self.trace.now();
         let due = sent + state.travel(link.0, link.1, 0, sent);
         let parcel = state.parcel(due, sent, link, Packet::Connect { address, from, answer });
         self.schedule(&mut state, parcel);
     }
 
     /// Delivers all that is due; says when the next will be.
-    fn deliver_due(&self) -> Option<Instant> {
-        let now = self.trace.instant();
+    fn deliver_due(&self) -> Option<Duration> {
+        let now = self.trace.now();
         let mut answers = Vec::new();
         let mut state = self.state();
         let next = loop {
@@ -417,7 +416,7 @@ impl Switch {
         &self,
         state: &mut State,
         mut parcel: Parcel,
-        now: Instant,
+        now: Duration,
         answers: &mut Vec<(Answer, io::Result<SimStream>)>,
     ) {
         let link = (parcel.from, parcel.to);
@@ -518,7 +517,7 @@ impl Switch {
         };
         let queue = port.queue.clone();
         let Ok(place) = queue.try_reserve() else { return refused() };
-        let (id, now) = (state.pipes.len() as u64, self.trace.instant());
+        let (id, now) = (state.pipes.len() as u64, self.trace.now());
         state.pipes.push(Some(Pipe::new(from, to, now)));
         state.pipes.push(Some(Pipe::new(to, from, now)));
         state.next_port = state.next_port.checked_add(1).unwrap_or(30_000);
@@ -541,8 +540,8 @@ impl State {
 
     fn parcel(
         &mut self,
-        due: Instant,
-        sent: Instant,
+        due: Duration,
+        sent: Duration,
         (from, to): (Machine, Machine),
         packet: Packet,
     ) -> Parcel {
@@ -595,7 +594,7 @@ impl State {
     }
 
     /// From now until a segment of a pipe arrives, if none is lost.
-    fn travel(&mut self, from: Machine, to: Machine, bytes: usize, now: Instant) -> Duration {
+    fn travel(&mut self, from: Machine, to: Machine, bytes: usize, now: Duration) -> Duration {
         let latency = self.latency();
         match self.links.get_mut(&(from, to)) {
             Some(link) => link.send(now, bytes) - now + link.delay + latency,
@@ -604,7 +603,7 @@ impl State {
     }
 
     /// When data arrives, with what losses cost.
-    fn arrival(&mut self, from: Machine, to: Machine, bytes: usize, now: Instant) -> Instant {
+    fn arrival(&mut self, from: Machine, to: Machine, bytes: usize, now: Duration) -> Duration {
         let arrival = now + self.travel(from, to, bytes, now);
         match self.links.get(&(from, to)) {
             Some(link) => arrival + link.losses(bytes, &mut self.random),
@@ -626,7 +625,7 @@ impl State {
 
     /// The end that writes into a pipe has waited too long for an answer. Its system forgets the
     /// connection; nothing tells the other end.
-    fn give_up(&mut self, id: u64, since: Instant) {
+    fn give_up(&mut self, id: u64, since: Duration) {
         let Some(pipe) = self.pipe(id).filter(|pipe| pipe.stalled == Some(since)) else { return };
         let link = (pipe.from.0, pipe.to.0);
         pipe.fail_writer(ErrorKind::TimedOut);

@@ -1,10 +1,10 @@
 //! One direction of a connection.
 
 use super::Machine;
-use madsim::time::Instant;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::task::Waker;
+use std::time::Duration;
 use tokio::io::ReadBuf;
 
 /// One end of a connection: which machine, and which boot of it.
@@ -37,17 +37,17 @@ pub(super) struct Pipe {
     /// Streams that hold this pipe: the reader's and the writer's.
     pub holders: u8,
     /// When the last delivery is due; the next is not earlier.
-    pub last: Instant,
+    pub last: Duration,
     /// Nothing arrives earlier: what comes first is being sent again.
-    pub not_before: Instant,
+    pub not_before: Duration,
     /// Since when the other end does not answer.
-    pub stalled: Option<Instant>,
+    pub stalled: Option<Duration>,
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
 }
 
 impl Pipe {
-    pub fn new(from: End, to: End, now: Instant) -> Pipe {
+    pub fn new(from: End, to: End, now: Duration) -> Pipe {
         Pipe {
             from,
             to,

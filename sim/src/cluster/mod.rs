@@ -12,11 +12,20 @@
 //!   out: it is never started again, and a person would rebuild it from its peers;
 //! - it could not start on a full disk. One that runs when the disk fills up must not end.
 //!
+//! | file | idea |
+//! |---|---|
+//! | `warden` | what is asked of members as any client may ask |
+//! | this one | machines to start, kill, cut the power of, pause |
+//!
 //! A damaged member is started only when all that the others acknowledged is safe without it
 //! ([`Cluster::start`]): a log that lost its end to a damaged sector looks like one that was never
 //! synced, so such a member may forget entries and votes, and Raft promises nothing about members
 //! that forget. Once every undamaged member has answered a linearizable read while it was down,
 //! they hold its entries and know its term, and nothing hangs on it any more.
+
+mod warden;
+
+pub use warden::is_out_of_range;
 
 use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
@@ -27,7 +36,6 @@ use crate::report::Failure;
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
-use quorate::client::{Client, Get, Options};
 use quorate::config::{Config, Request};
 use quorate::member::MemberError;
 use std::collections::BTreeMap;
@@ -39,8 +47,6 @@ use tokio::sync::oneshot;
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The machine from which the cluster looks after its members.
 const WARDEN: u8 = 241;
-/// How long a member may take to say who leads.
-const LEADER_DEADLINE: Duration = Duration::from_millis(200);
 /// How often is looked whether something has come true.
 pub const STEP: Duration = Duration::from_millis(10);
 
@@ -97,6 +103,8 @@ pub struct Cluster {
     warden: Arc<(NodeHandle, SimEnv)>,
     failures: Failures,
     oracle: Oracle,
+    /// Which processes ended when.
+    downs: Arc<Mutex<Vec<(Machine, Duration)>>>,
 }
 
 impl Cluster {
@@ -130,7 +138,7 @@ impl Cluster {
         let members = Arc::new((1..=plan.nodes).map(member).collect());
         let warden = Arc::new(client_machine(&trace, &switch, streams, WARDEN));
         let oracle = Oracle::new(trace.clone());
-        Cluster { trace, switch, streams, members, warden, failures, oracle }
+        Cluster { trace, switch, streams, members, warden, failures, oracle, downs: Arc::default() }
     }
 
     /// Who looks into the members.
@@ -155,17 +163,6 @@ impl Cluster {
     /// A machine for a client.
     pub fn client_machine(&self, number: u8) -> (NodeHandle, SimEnv) {
         client_machine(&self.trace, &self.switch, self.streams, number)
-    }
-
-    /// A client that looks after members, and the node it runs on.
-    pub fn warden(&self, endpoints: &[String], deadline: Duration) -> Client {
-        let options = Options {
-            deadline: Some(deadline),
-            connect_timeout: Duration::from_secs(1),
-            backoff_max: Duration::from_millis(500),
-            ..Options::default()
-        };
-        Client::connect(&self.warden.1, endpoints, options).expect("the endpoints are well formed")
     }
 
     fn member(&self, machine: Machine) -> &Member {
@@ -199,11 +196,6 @@ impl Cluster {
         self.member(machine).host.damaged()
     }
 
-    /// Whether it has ended for good.
-    pub fn is_out(&self, machine: Machine) -> bool {
-        self.state(machine).is_out
-    }
-
     /// The members that are all they should be, running or not.
     pub fn undamaged(&self) -> Vec<Machine> {
         self.machines().into_iter().filter(|&machine| !self.is_damaged(machine)).collect()
@@ -234,21 +226,6 @@ impl Cluster {
             cluster.state(machine).is_awaited = false;
             cluster.start_now(machine);
         });
-    }
-
-    /// Whether all undamaged members know everything that was acknowledged, with this one down.
-    pub async fn manages_without(&self, machine: Machine) -> bool {
-        let others = self.undamaged().into_iter().filter(|&other| other != machine);
-        for other in others {
-            if !self.is_running(other) {
-                return false;
-            }
-            let client = self.warden(&[Cluster::endpoint(other)], Duration::from_secs(1));
-            if client.get(Get::key("warden")).await.is_err() {
-                return false;
-            }
-        }
-        !self.is_running(machine)
     }
 
     fn start_now(&self, machine: Machine) {
@@ -352,7 +329,10 @@ impl Cluster {
     fn end(&self, machine: Machine) {
         Handle::current().kill(self.member(machine).node);
         let mut state = self.state(machine);
-        state.running = None;
+        if state.running.take().is_some() {
+            let down = (machine, self.trace.now());
+            self.downs.lock().expect("no holder panics").push(down);
+        }
         state.pauses = 0;
     }
 
@@ -405,45 +385,14 @@ impl Cluster {
         }
     }
 
+    /// Which processes ended when, in the order of time.
+    pub fn downs(&self) -> Vec<(Machine, Duration)> {
+        self.downs.lock().expect("no holder panics").clone()
+    }
+
     /// What a member is started with from its next start on.
     pub fn set_flags(&self, machine: Machine, flags: &[String]) {
         self.state(machine).flags = flags.to_vec();
-    }
-
-    /// The member that leads, as most of the members that answer see it. Asking takes simulated
-    /// time, but not long.
-    pub async fn leader(&self) -> Option<Machine> {
-        let mut answers = Vec::new();
-        for machine in self.machines() {
-            let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
-            answers.push(madsim::task::spawn(async move { client.status().await }));
-        }
-        let mut newest = None;
-        for answer in answers {
-            let Ok(status) = answer.await.expect("it does not panic") else { continue };
-            if status.leader != 0 {
-                newest = newest.max(Some((status.raft_term, status.leader)));
-            }
-        }
-        let (_, leader) = newest?;
-        for machine in self.machines() {
-            if self.member_id(machine).await == Some(leader) {
-                return Some(machine);
-            }
-        }
-        None
-    }
-
-    /// The id that a member has in the cluster; none if nobody tells.
-    pub async fn member_id(&self, machine: Machine) -> Option<u64> {
-        let known = self.state(machine).member_id;
-        if known.is_some() {
-            return known;
-        }
-        let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
-        let header = client.status().await.ok()?.header?;
-        self.state(machine).member_id = Some(header.member_id);
-        Some(header.member_id)
     }
 
     /// Something must not have happened.
