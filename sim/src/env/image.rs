@@ -68,9 +68,9 @@ impl Image {
         self.reserved = self.reserved.max(len.div_ceil(BLOCK_BYTES));
     }
 
-    /// Takes as many blocks as another image does, which this one is a copy of.
-    pub fn reserve_as(&mut self, other: &Image) {
-        self.reserved = self.reserved.max(other.reserved);
+    /// How far its blocks are taken whether written or not.
+    pub fn reserved_len(&self) -> u64 {
+        self.reserved * BLOCK_BYTES
     }
 
     /// Blocks it takes.
