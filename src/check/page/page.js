@@ -323,7 +323,7 @@ function show(item) {
   describe(item);
   tip.classList.add("pinned");
   const box = canvas.getBoundingClientRect();
-  place({ clientX: box.left + LEFT + (width - LEFT) / 2 + 30, clientY: box.top + (line ? line.y - down + ROW : shown / 2) });
+  place({ clientX: box.left + Math.max(LEFT, Math.min(x(item.b), width - 200)), clientY: box.top + (line ? line.y - down + ROW : shown / 2) });
 }
 let turn = -1;
 const wrong = data.violations.flatMap(violation => violation.operations).filter(place => items.has(place)).map(place => items.get(place));
