@@ -21,3 +21,4 @@ pub mod transport;
 pub mod types;
 pub mod wal;
 pub mod watch;
+pub mod workload;

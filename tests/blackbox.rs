@@ -38,6 +38,8 @@ mod disk_full;
 mod heavy;
 #[path = "blackbox/lagging.rs"]
 mod lagging;
+#[path = "blackbox/lawful.rs"]
+mod lawful;
 #[path = "blackbox/lease.rs"]
 mod lease;
 #[path = "blackbox/load.rs"]

@@ -1,21 +1,24 @@
 //! Whole Quorate clusters in one deterministic process.
 //!
 //! The members are the product, unchanged: [`quorate::member::run`] over an environment whose
-//! time, network, disk and randomness come from one seed. Clients are the product's own client.
-//! Around them stand a [`nemesis`] that breaks things, and a [`judge`] that compares what clients
-//! were told with the history the cluster ends with.
+//! time, network, disk and randomness come from one seed. Clients are the product's own client and
+//! do what the product's own workload says. Around them stands a [`nemesis`] that breaks things,
+//! and what clients were told is judged by [`quorate::check`].
 //!
 //! | file | idea |
 //! |---|---|
 //! | [`env`] | the simulated machine: clock, network, disk, randomness |
 //! | [`cluster`] | members to start, kill, cut the power of, pause and partition |
-//! | [`workload`] | what clients do, and the record of what they were told |
-//! | [`nemesis`] | which faults come when |
-//! | [`judge`] | whether the record is lawful |
-//! | [`plan`] | a run as data: knobs and faults, drawn from a seed |
+//! | [`plan`] | a run as data: knobs and faults |
+//! | [`swarm`] | a plan drawn from a seed |
+//! | [`nemesis`] | carries out a plan's faults |
+//! | [`oracle`] | what no client sees: terms, votes, logs, states, memory |
 //! | [`report`] | how a run went, as data |
-//! | [`scenario`] | one seed from start to verdict |
+//! | [`scenario`] | plans that have names; one run from start to verdict |
 //! | [`command`] | the command line; each seed in a process of its own |
+//! | [`shrink`] | a failing plan made small |
+//! | [`artifacts`] | what is left of a failure, as files |
+//! | [`mutants`] | bugs planted in a copy of the product, to see whether they are found |
 //!
 //! A run is a seed and a commit. The same two give the same run, byte for byte: every event goes
 //! into one [`trace`] whose hash is printed, and `--twice` compares it over two processes.
@@ -23,6 +26,8 @@
 //! The crate is empty without `--cfg madsim`, which the alias `cargo sim` sets, so that a plain
 //! build of the workspace neither compiles nor fetches the simulator's runtime.
 
+#[cfg(madsim)]
+mod artifacts;
 #[cfg(madsim)]
 mod cluster;
 #[cfg(madsim)]
@@ -32,19 +37,28 @@ mod entropy;
 #[cfg(madsim)]
 mod env;
 #[cfg(madsim)]
-mod judge;
+mod mutants;
 #[cfg(madsim)]
 mod nemesis;
+#[cfg(any(madsim, test))]
+mod oracle;
 #[cfg(madsim)]
 mod plan;
-#[cfg(madsim)]
+#[cfg(any(madsim, test))]
 mod report;
 #[cfg(madsim)]
 mod scenario;
 #[cfg(madsim)]
-mod trace;
+mod shrink;
 #[cfg(madsim)]
-mod workload;
+mod swarm;
+#[cfg(madsim)]
+mod trace;
+
+/// Counts the bytes a run takes.
+#[cfg(madsim)]
+#[global_allocator]
+static ALLOCATOR: oracle::memory::Counting = oracle::memory::Counting;
 
 #[cfg(madsim)]
 fn main() -> std::process::ExitCode {

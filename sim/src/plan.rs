@@ -14,6 +14,25 @@
 #![allow(dead_code)]
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Stands for whichever member leads when the time comes; where nobody does, for a member chosen
+/// by chance.
+pub const LEADER: u8 = 0;
+/// Stands for one of the members that do not lead when the time comes, chosen by chance.
+pub const FOLLOWER: u8 = 200;
+/// The first client's machine.
+pub const FIRST_CLIENT: u8 = 100;
+/// The first watcher's machine.
+pub const FIRST_WATCHER: u8 = 150;
+
+/// What a caller fixes of a plan that is otherwise drawn.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Overrides {
+    pub nodes: Option<u8>,
+    pub time_ms: Option<u64>,
+    pub profile: Option<String>,
+}
 
 /// What to run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -32,8 +51,13 @@ pub struct Plan {
     pub watchers: u8,
     /// Calls each client makes at most; none: until it is told to stop.
     pub calls_max: Option<u64>,
+    /// A client pauses at most so long between two calls.
+    pub pause_max_ms: u64,
     /// What each member is started with, beside its addresses.
     pub flags: Vec<String>,
+    /// Beyond that, what single members are started with; of a flag given twice the later counts.
+    #[serde(default)]
+    pub member_flags: BTreeMap<u8, Vec<String>>,
     pub network: NetworkKnobs,
     pub disk: DiskKnobs,
     pub clocks: Vec<ClockKnobs>,
@@ -85,7 +109,10 @@ pub struct Step {
     pub fault: Fault,
 }
 
-/// What is done to the cluster. Machines are members' numbers; clients' machines are 100 and up.
+/// What is done to the cluster. Machines are members' numbers; clients' machines are
+/// [`FIRST_CLIENT`] and up, watchers' [`FIRST_WATCHER`] and up. [`LEADER`] and [`FOLLOWER`] stand
+/// for members that are known only when the step's time comes, the same ones throughout a step; a
+/// link from a machine to itself is passed over, so "all links of the leader" can be listed.
 /// `down_ms` is how long until the machine is started again; `for_ms` how long a fault lasts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -210,6 +237,8 @@ pub enum Fault {
     Defragment {
         machine: u8,
     },
+    /// Space is freed if a quota misses some: compact, defragment, disarm.
+    ClearAlarms,
     /// A client asks a member for a snapshot and reads a part of it.
     Snapshot {
         machine: u8,
@@ -257,6 +286,7 @@ impl Fault {
             Fault::MoveLeader { .. } => "leader transfer",
             Fault::Compact { .. } => "compaction",
             Fault::Defragment { .. } => "defragmentation",
+            Fault::ClearAlarms => "alarms cleared",
             Fault::Snapshot { .. } => "snapshot to a client",
         }
     }

@@ -23,6 +23,9 @@ pub struct Report {
     pub unknown: u64,
     pub revisions: u64,
     pub syncs: u64,
+    /// The most bytes of memory the whole process had at a time.
+    #[serde(default)]
+    pub peak_bytes: u64,
     /// How often each kind of fault came to pass.
     pub faults: BTreeMap<String, u64>,
     /// How often each rare place of the product was reached.

@@ -33,6 +33,8 @@ struct State {
     current: usize,
     /// One for each endpoint.
     slots: Vec<Slot>,
+    /// Connections made so far.
+    connections: u64,
     /// Why the last connection was left or could not be made.
     last_error: String,
 }
@@ -61,12 +63,16 @@ impl Endpoints {
             return Err(Error::Endpoint("none given".into()));
         }
         let slots = list.iter().map(|_| Slot::default()).collect();
-        let state = State { current: 0, slots, last_error: String::new() };
+        let state = State { current: 0, slots, connections: 0, last_error: String::new() };
         Ok(Endpoints { list, state: Mutex::new(state), turn: tokio::sync::Mutex::new(()) })
     }
 
     pub(super) fn len(&self) -> usize {
         self.list.len()
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.state().connections
     }
 
     pub(super) fn last_error(&self) -> String {
@@ -96,6 +102,7 @@ impl Endpoints {
                             slot.channel =
                                 Some(Channel::new(endpoint, authority.clone(), leader, sender));
                             slot.failures = 0;
+                            state.connections += 1;
                             state.current = endpoint;
                         }
                         Err(reason) => {

@@ -136,6 +136,12 @@ impl Client {
         Client { shared: self.shared.clone(), deadline }
     }
 
+    /// How many connections it has made so far. Who gave it one endpoint and makes one call at a
+    /// time learns from this whether an answer came over a new connection.
+    pub fn connections(&self) -> u64 {
+        self.shared.endpoints.connections()
+    }
+
     /// Any unary call, with etcd's own messages.
     pub async fn call<Q: Message, R: Message + Default>(
         &self,

@@ -13,7 +13,11 @@
 //!   simulation.
 //! - Addresses are `host:port` text: production resolves names, simulation maps them.
 
+pub mod marks;
+mod observation;
 pub mod real;
+
+pub use observation::{Hard, Observation, Promise, Role, STATE_HASH_INTERVAL};
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -27,6 +31,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     type Clock: Clock;
     type Network: Network;
     type Disk: Disk;
+
+    /// Whether anybody listens to [`Env::observe`]. Who would have to gather what to tell asks
+    /// this first, and is compiled out in production.
+    const OBSERVED: bool = false;
 
     fn clock(&self) -> &Self::Clock;
     fn network(&self) -> &Self::Network;
@@ -47,7 +55,11 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// Adds to the run's event trace, which simulation hashes; nothing in production.
     fn trace(&self, _event: &dyn Debug) {}
 
-    /// Marks a rare place as reached, for simulation's coverage table; nothing in production.
+    /// Tells a fact of this member's inside to simulation's oracles; nothing in production.
+    fn observe(&self, _fact: Observation<'_>) {}
+
+    /// Marks a rare place of [`marks::ALL`] as reached, for simulation's coverage table; nothing in
+    /// production.
     fn mark(&self, _place: &'static str) {}
 }
 

@@ -13,10 +13,13 @@
 //! - Election timeouts are drawn from a seed the environment gives, never from the thread's own
 //!   random numbers: ours is set over raft-rs's after every call.
 
+#[cfg(test)]
+mod batch_append_test;
 mod log;
 mod logger;
 mod node;
 
 pub use log::Log;
 pub use node::{Effects, Leadership, Node, Options, Persist, Read};
+pub use raft::StateRole;
 pub use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};

@@ -258,6 +258,11 @@ impl Node {
         }
     }
 
+    /// What this member is to the others.
+    pub fn role(&self) -> StateRole {
+        self.raw.raft.state
+    }
+
     /// Whether an entry of the current term is committed: before that a leader cannot know
     /// what is committed, so it confirms no read.
     pub fn committed_in_term(&self) -> bool {

@@ -26,12 +26,7 @@ pub(super) async fn run<E: Env>(
     mut stopping: watch::Receiver<bool>,
 ) {
     loop {
-        let (disk, looked_at) = (env.disk().clone(), paths.clone());
-        let free = env
-            .blocking(move || looked_at.iter().filter_map(|path| disk.available(path).ok()).min());
-        if let Some(free) = free.await {
-            judge(&status, free);
-        }
+        look(&env, &paths, &status).await;
         tokio::select! {
             biased;
             () = stopped(&mut stopping) => return,
@@ -40,7 +35,17 @@ pub(super) async fn run<E: Env>(
     }
 }
 
-fn judge(status: &Status, free: u64) {
+/// One look. The first comes before anybody is served: no write slips in on a full disk.
+pub(super) async fn look<E: Env>(env: &E, paths: &[PathBuf], status: &Status) {
+    let (disk, paths) = (env.disk().clone(), paths.to_vec());
+    let free =
+        env.blocking(move || paths.iter().filter_map(|path| disk.available(path).ok()).min());
+    if let Some(free) = free.await {
+        judge(env, status, free);
+    }
+}
+
+fn judge<E: Env>(env: &E, status: &Status, free: u64) {
     if free < LOW_BYTES && !status.disk_is_full() {
         tracing::error!(
             "available-bytes" = free,
@@ -49,12 +54,14 @@ fn judge(status: &Status, free: u64) {
              free space on that file system, or delete keys and compact; writes are accepted \
              again by themselves once there is room"
         );
+        env.mark("disk: almost full");
         status.set_disk_full(true);
     } else if free >= ENOUGH_BYTES && status.disk_is_full() {
         tracing::info!(
             "available-bytes" = free,
             "there is room on the disk again: writes are accepted"
         );
+        env.mark("disk: room again");
         status.set_disk_full(false);
     }
 }

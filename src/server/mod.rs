@@ -32,6 +32,7 @@ mod hub_loop;
 mod inbound;
 mod lease_loop;
 mod node_loop;
+mod observed;
 mod open;
 mod peer_calls;
 mod snapshots;
@@ -137,6 +138,7 @@ impl Server {
         let tasks =
             Tasks { env: env.clone(), stop: stop.clone(), fatal: fatal_in, running: running_in };
         let wiring = wiring::wire(&env, config, &opened, &tasks, listeners);
+        disk_watch::look(&env, &opened.files.on_disk(), &wiring.status).await;
         let (handle, transport) = (wiring.handle.clone(), wiring.transport.clone());
         wiring.start(config, opened, &tasks)?;
         Ok(Server { handle, transport, stop, fatal, running })
@@ -204,7 +206,10 @@ impl Server {
         tokio::select! {
             biased;
             moved = handle.move_leader(target) => if let Err(error) = moved {
+                handle.mark("stop: leadership not handed over");
                 tracing::warn!("local-member-id" = %own, %error, "leadership transfer failed");
+            } else {
+                handle.mark("stop: leadership handed over");
             },
             () = handle.sleep(handle.timeout()) => {}
         }

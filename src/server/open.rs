@@ -15,13 +15,14 @@
 
 use super::apply_loop::defragment_path;
 use super::bootstrap::{DataDirectory, DataDirectoryError, InitialCluster, Paths};
+use super::observed;
 use super::spare::Spare;
 use crate::apply::{Member, State};
 use crate::config::{Config, ConfigError, Url};
 use crate::env::{Disk, Env};
 use crate::raft::{ConfState, Entry, EntryType, Log};
 use crate::store::{Options, Store, StoreError};
-use crate::types::Index;
+use crate::types::{Index, Term};
 use crate::wal::{Identity, Recovered, Wal, WalError, WalOptions};
 use std::fmt;
 use std::io;
@@ -122,6 +123,13 @@ pub(super) struct Files {
     pub wal: PathBuf,
 }
 
+impl Files {
+    /// What grows, on one file system or two.
+    pub(super) fn on_disk(&self) -> Vec<PathBuf> {
+        vec![self.store.clone(), self.wal.clone()]
+    }
+}
+
 /// Everything [`super::Server::start`] wires together.
 pub(super) struct Opened<E: Env> {
     pub identity: Identity,
@@ -137,11 +145,28 @@ pub(super) struct Opened<E: Env> {
 
 /// Opens or makes a member's files.
 pub(super) async fn open<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
-    let (disk, config) = (env.disk().clone(), config.clone());
-    env.blocking(move || open_blocking::<E>(disk, &config)).await
+    let (own, config) = (env.clone(), config.clone());
+    let opened = env.blocking(move || open_blocking(&own, &config)).await;
+    if let Err(error) = &opened {
+        env.mark(match error {
+            StartError::Log(WalError::Corrupt { .. }) => "open: a damaged log refused",
+            StartError::Store { error: StoreError::Corrupt { .. }, .. } => {
+                "open: a damaged store refused"
+            }
+            StartError::Torn(_) => "open: a log with entries missing refused",
+            StartError::Directory(_)
+            | StartError::Config(_)
+            | StartError::Log(_)
+            | StartError::Store { .. }
+            | StartError::Listen { .. }
+            | StartError::Io(_) => "open: failed",
+        });
+    }
+    opened
 }
 
-fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, StartError> {
+fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
+    let disk = env.disk().clone();
     let lock = DataDirectory::open(&disk, Paths::new(config))?;
     let store = lock.paths().store_file();
     let incoming = store.with_extension("incoming");
@@ -149,6 +174,7 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
     let store_options = Options::default();
     for unfinished in [&files.incoming, &defragment_path(&files.store)] {
         if disk.exists(unfinished)? {
+            env.mark("open: an unfinished file removed");
             disk.remove(unfinished)?;
         }
     }
@@ -167,6 +193,7 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
     let keep_after = Index(applied.0.saturating_sub(KEPT_ENTRIES));
     let (mut wal, recovered) = Wal::open(disk, &files.wal, keep_after, WalOptions::default())?;
     if let Some(cut) = &recovered.cut {
+        env.mark("open: a torn tail of the log cut");
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
             "the log ended in writes that a crash interrupted; nothing acknowledged was in them; cut off"
@@ -179,6 +206,16 @@ fn open_blocking<E: Env>(disk: E::Disk, config: &Config) -> Result<Opened<E>, St
         ..ConfState::default()
     };
     let log = join(recovered, &mut wal, (applied, restored.term), conf_state)?;
+    if log.before() == (applied, restored.term) && applied > Index(0) {
+        env.mark("open: a log that begins at the store's entry");
+    }
+    if state.store.is_compacting() {
+        env.mark("open: a compaction goes on");
+    }
+    if log.last_index() > applied {
+        env.mark("open: entries to be replayed");
+    }
+    observed::opened(env, identity.member, &log, &state, &restored);
     Ok(Opened { identity, state, wal, log, lock, files, spare, store_options })
 }
 
@@ -210,11 +247,21 @@ fn make_store<D: Disk>(
     Ok(())
 }
 
+/// The term of an entry of the log, if the log still has it.
+fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
+    let (start, term) = recovered.start;
+    if index == start {
+        return Some(term);
+    }
+    let entry = recovered.entries.iter().find(|entry| entry.index == index)?;
+    Some(entry.term)
+}
+
 /// Makes one log of what the disk holds and what the store is at.
 fn join<D: Disk>(
     recovered: Recovered,
     wal: &mut Wal<D>,
-    (applied, term): (Index, crate::types::Term),
+    (applied, term): (Index, Term),
     conf_state: ConfState,
 ) -> Result<Log, StartError> {
     let mut hard_state = raft::eraftpb::HardState {
@@ -232,10 +279,14 @@ fn join<D: Disk>(
             recovered.start.0.0 + 1
         )));
     }
-    if last < applied {
+    // A log that has another entry where the store is was on a branch that lost: the leader's
+    // snapshot that replaced the store was on its way to replace the log, too.
+    let lost_branch = term_at(&recovered, applied).is_some_and(|at| at != term);
+    if last < applied || lost_branch {
         tracing::info!(
             applied = applied.0,
             "last-log-index" = last.0,
+            lost_branch,
             "the store is ahead of the log; the log starts anew"
         );
         wal.reset(applied, term)?;
@@ -254,4 +305,56 @@ fn join<D: Disk>(
         ..Entry::default()
     });
     Ok(Log::new(recovered.start, entries.collect(), hard_state, conf_state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::real::RealDisk;
+    use crate::types::{ClusterId, MemberId};
+    use crate::wal::{Batch, LogEntry};
+
+    /// What `join` makes of a log of so many entries, all of term 1, and a store that is at
+    /// `applied`; and what the log on disk then begins with.
+    fn joined(entries: u64, applied: (Index, Term)) -> (Log, (Index, Term)) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("wal");
+        let identity = Identity { cluster: ClusterId(1), member: MemberId(1) };
+        let mut wal = Wal::create(RealDisk, &path, identity, WalOptions::default()).unwrap();
+        let entries = (1..=entries).map(|index| LogEntry {
+            index: Index(index),
+            term: Term(1),
+            kind: 0,
+            data: Vec::from(&b"data"[..]).into(),
+        });
+        let batch = Batch { entries: entries.collect(), hard_state: None, sync: true };
+        wal.append(&batch).unwrap();
+        drop(wal);
+        let (mut wal, recovered) =
+            Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let log = join(recovered, &mut wal, applied, ConfState::default()).unwrap();
+        drop(wal);
+        let (_, recovered) = Wal::open(RealDisk, &path, Index(0), WalOptions::default()).unwrap();
+        let last = recovered.entries.last().map(|entry| (entry.index, entry.term));
+        (log, last.unwrap_or(recovered.start))
+    }
+
+    #[test]
+    fn a_log_that_agrees_with_the_store_is_kept() {
+        let (_, last) = joined(5, (Index(3), Term(1)));
+        assert_eq!(last, (Index(5), Term(1)));
+    }
+
+    #[test]
+    fn a_log_behind_the_store_starts_anew() {
+        let (_, last) = joined(2, (Index(3), Term(1)));
+        assert_eq!(last, (Index(3), Term(1)));
+    }
+
+    /// A crash between putting a leader's snapshot in place and resetting the log.
+    #[test]
+    fn a_log_of_another_branch_than_the_store_starts_anew() {
+        let (_, last) = joined(5, (Index(3), Term(2)));
+        assert_eq!(last, (Index(3), Term(2)));
+    }
 }

@@ -44,7 +44,7 @@ pub(super) struct Wiring<E: Env> {
     env: E,
     pub handle: Handle,
     pub transport: TransportHandle,
-    status: Arc<Status>,
+    pub(super) status: Arc<Status>,
     damage: Damage,
     node: Queue<Input>,
     apply: Queue<apply_loop::ApplyInput>,
@@ -209,7 +209,7 @@ impl<E: Env> Wiring<E> {
         tasks.run(apply_loop.run());
         tasks.run_plain(hub_loop.run());
         tasks.run_plain(lease_loop.run());
-        let paths = vec![files.store.clone(), files.wal];
+        let paths = files.on_disk();
         tasks.run_plain(disk_watch::run(env.clone(), paths, status, tasks.stopping()));
         if let Some(policy) = policy(&config.auto_compaction) {
             let compactor = compactor::run(env.clone(), handle.clone(), policy, tasks.stopping());

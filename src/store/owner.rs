@@ -258,6 +258,12 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets a flush that did not begin, before all it holds is replaced.
+    pub fn abandon_flush(&mut self, job: FlushJob) {
+        drop(job);
+        self.busy = false;
+    }
+
     /// Flushes here and now; for who has no requests to serve meanwhile.
     pub fn flush(&mut self) -> Result<(), StoreError> {
         match self.begin_flush()? {

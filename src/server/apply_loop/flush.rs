@@ -5,7 +5,7 @@
 //! it: a commit that runs out of disk in the middle would end the node.
 
 use super::{ApplyLoop, FLUSH_AGE, FLUSH_BYTES, Fatal, ROOM_CHECK_INTERVAL, fatal};
-use crate::env::{Clock, Env};
+use crate::env::{Clock, Env, Observation};
 use crate::server::node_loop::Input;
 use crate::store::{FlushJob, FlushOutcome, SnapshotSource, Store};
 use std::future::Future;
@@ -76,6 +76,7 @@ impl<E: Env> ApplyLoop<E> {
                  on that file system; writes are accepted again by themselves once there is room"
             );
         }
+        self.parts.env.mark("flush: waits for room on the disk");
         self.parts.status.set_flush_waits(true);
         let at = self.parts.env.clock().now() + ROOM_CHECK_INTERVAL;
         self.waiting_flush = Some((job, at));
@@ -96,6 +97,7 @@ impl<E: Env> ApplyLoop<E> {
         let store = &mut self.parts.state.store;
         store.finish_flush(outcome).map_err(fatal)?;
         let (applied, _) = store.flushed().map_err(fatal)?;
+        self.parts.env.observe(Observation::Flushed { applied });
         self.after_flush().await?;
         let _ = self.parts.node.send(Input::Flushed(applied)).await;
         Ok(())
@@ -106,6 +108,9 @@ impl<E: Env> ApplyLoop<E> {
         let store = &self.parts.state.store;
         if store.applied() != store.flushed().map_err(fatal)? {
             // More was applied meanwhile: only another flush holds that too.
+            if self.is_awaited() {
+                self.parts.env.mark("flush: another one for who waits");
+            }
             self.flush_wanted |= self.is_awaited();
             return Ok(());
         }

@@ -30,11 +30,12 @@ use super::history;
 use super::hub_loop::HubInput;
 use super::lease_loop::LeaseInput;
 use super::node_loop::{Fatal, Input, ORIGIN_BYTES, poll_job};
+use super::observed;
 use super::spare::Spare;
 use super::status::Status;
 use super::stopped;
 use crate::apply::{Reply, State};
-use crate::env::{Clock, Env};
+use crate::env::{Clock, Env, Observation};
 use crate::lease::Lease;
 use crate::proto::log::Command;
 use crate::store::{self, FlushJob, SnapshotSource};
@@ -166,6 +167,9 @@ impl<E: Env> ApplyLoop<E> {
             self.start_flush().await?;
             let unflushed = self.parts.state.store.pending().map_err(fatal)?;
             let has_room = unflushed.bytes < UNFLUSHED_BYTES_MAX;
+            if !has_room {
+                self.parts.env.mark("apply: waits for a flush");
+            }
             tokio::select! {
                 biased;
                 // Entries not applied now are applied at the next start.
@@ -199,7 +203,7 @@ impl<E: Env> ApplyLoop<E> {
 
     /// A last flush makes the next start quick; without it nothing is lost.
     async fn close(mut self) -> std::result::Result<(), Fatal> {
-        if !self.finish_flush_under_way().await? {
+        if self.finish_flush_under_way().await?.is_some() {
             return Ok(());
         }
         if let Some(job) = self.parts.state.store.begin_flush().map_err(fatal)?
@@ -210,21 +214,21 @@ impl<E: Env> ApplyLoop<E> {
         Ok(())
     }
 
-    /// `false` when the disk has no room for it.
-    async fn finish_flush_under_way(&mut self) -> std::result::Result<bool, Fatal> {
+    /// Gives the flush back when the disk has no room for it.
+    async fn finish_flush_under_way(&mut self) -> std::result::Result<Option<FlushJob>, Fatal> {
         if let Some(copy) = self.defragment.take() {
             self.finish_defragment(copy.await)?;
         }
         if let Some((job, _)) = self.waiting_flush.take() {
             self.flush = Some(self.run_flush(job));
         }
-        let Some(flush) = self.flush.take() else { return Ok(true) };
+        let Some(flush) = self.flush.take() else { return Ok(None) };
         match flush.await {
             Flushed::Done(outcome) => {
                 self.parts.state.store.finish_flush(*outcome).map_err(fatal)?;
-                Ok(true)
+                Ok(None)
             }
-            Flushed::NoRoom(_) => Ok(false),
+            Flushed::NoRoom(job) => Ok(Some(job)),
         }
     }
 
@@ -250,19 +254,25 @@ impl<E: Env> ApplyLoop<E> {
             if command.is_none() {
                 for_leases.push(LeaseInput::Term(entry.term));
             }
+            observed::mark_command(&self.parts.env, entry.term, command.as_ref());
             let applied = self.parts.state.apply(entry.index, entry.term, command);
             let outcome = applied.map_err(fatal)?;
+            let at = (entry.index, entry.term);
+            observed::applied(&self.parts.env, &self.parts.state, at, &outcome);
             let events = outcome.finished.into_iter().map(history::finished);
             for_hub.extend(events.map(|events| HubInput::Changed(Arc::new(events))));
             for_leases.extend(outcome.leases.into_iter().map(LeaseInput::Changed));
             members_changed |= outcome.members_changed;
             if let Some((revision, hash)) = outcome.compacted {
                 for_hub.push(HubInput::Compacted(revision));
+                if self.compacting {
+                    self.parts.env.mark("compaction: another one before the end");
+                }
                 self.compacting = true;
                 self.start_hash(hash);
             }
             if let Some(reply) = entry.reply {
-                replies.push((reply, outcome.reply));
+                replies.push((entry.index, reply, outcome.reply));
             }
         }
         let Some(last) = last else { return Ok(()) };
@@ -275,7 +285,8 @@ impl<E: Env> ApplyLoop<E> {
             let _ = self.parts.leases.send(LeaseInput::Batch(for_leases)).await;
         }
         self.parts.status.set_applied(last);
-        for (reply, answer) in replies {
+        for (index, reply, answer) in replies {
+            self.parts.env.observe(Observation::Answered { index });
             let _ = reply.send(answer);
         }
         let _ = self.parts.node.send(Input::Applied(last)).await;

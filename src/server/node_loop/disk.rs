@@ -5,7 +5,7 @@
 //! write serves everybody who came meanwhile with one fdatasync.
 
 use super::{Fatal, NodeLoop};
-use crate::env::Env;
+use crate::env::{Env, Observation};
 use crate::raft::{Entry, Message, Persist};
 use crate::types::{Index, MemberId, Term};
 use crate::wal::{self, Wal, WalError};
@@ -43,6 +43,12 @@ impl ToWrite {
 
     pub(super) fn add(&mut self, persist: Persist) {
         self.number = persist.number;
+        if persist.snapshot.is_some() {
+            // Entries gathered before it are part of it now. Written behind it, they would put the
+            // end of the log below the snapshot.
+            self.batch.entries.clear();
+            self.bytes = 0;
+        }
         self.reset = persist.snapshot.or(self.reset);
         self.batch.sync |= persist.sync;
         if let Some(hard_state) = persist.hard_state {
@@ -82,8 +88,10 @@ impl<E: Env> NodeLoop<E> {
             self.settle();
         }
         let job = if self.to_write.is_due() {
+            self.observe_write(&self.to_write);
             Job::Write(std::mem::take(&mut self.to_write))
         } else if let Some(index) = self.release.take() {
+            self.env.mark("wal: old entries released");
             Job::Release(index)
         } else if std::mem::take(&mut self.prepare) {
             Job::Prepare
@@ -130,6 +138,7 @@ impl<E: Env> NodeLoop<E> {
         self.wal = Some(wal);
         match (job, result) {
             (Job::Write(write), Ok(())) => {
+                self.env.observe(Observation::Written { durable: true });
                 self.node.persisted(write.number);
                 if let Some((index, _)) = write.reset {
                     self.node.applied(index);
@@ -137,6 +146,7 @@ impl<E: Env> NodeLoop<E> {
                 self.send(write.messages);
             }
             (Job::Write(write), Err(WalError::NoSpace { .. })) if !poisoned => {
+                self.env.observe(Observation::Written { durable: false });
                 self.wait_for_space(write);
             }
             (Job::Prepare | Job::Release(_), Err(WalError::NoSpace { .. })) if !poisoned => {
@@ -160,6 +170,7 @@ impl<E: Env> NodeLoop<E> {
         }
         self.status.set_disk_full(true);
         self.retry_at = Some(self.now() + Duration::from_secs(1));
+        self.env.mark("wal: found the disk full");
         let after = std::mem::take(&mut self.to_write);
         if after.reset.is_some() {
             // What could not be written is void now.
@@ -176,5 +187,38 @@ impl<E: Env> NodeLoop<E> {
         write.number = write.number.max(after.number);
         write.messages.extend(after.messages);
         self.to_write = write;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn persist(number: u64, indexes: std::ops::Range<u64>) -> Persist {
+        let entry = |index| Entry { index, term: 1, data: vec![0; 8].into(), ..Entry::default() };
+        Persist { number, entries: indexes.map(entry).collect(), ..Persist::default() }
+    }
+
+    fn gathered(write: &ToWrite) -> (Vec<u64>, usize) {
+        (write.batch.entries.iter().map(|entry| entry.index.0).collect(), write.bytes)
+    }
+
+    #[test]
+    fn entries_of_a_new_leader_replace_what_is_not_written_yet() {
+        let mut write = ToWrite::default();
+        write.add(persist(1, 5..8));
+        write.add(persist(2, 6..7));
+        assert_eq!(gathered(&write).0, [5, 6]);
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_entries_that_are_not_written_yet() {
+        let mut write = ToWrite::default();
+        write.add(persist(1, 5..8));
+        let snapshot = Some((Index(20), Term(2)));
+        write.add(Persist { snapshot, ..persist(2, 0..0) });
+        assert_eq!((gathered(&write), write.reset), ((vec![], 0), snapshot));
+        write.add(persist(3, 21..22));
+        assert_eq!((gathered(&write), write.reset), ((vec![21], 8), snapshot));
     }
 }
