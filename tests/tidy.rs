@@ -15,6 +15,7 @@ mod tidy {
     pub mod reader;
 }
 
+use quorate::env::marks;
 use tidy::reader::{Reference, Source, everywhere, sources, words};
 
 /// Whether a module may wait. Decisions are synchronous; effects, at the rim, are not.
@@ -169,6 +170,36 @@ fn nothing_is_left_unfinished() {
             let place = format!("{root}/{}:{}", file.name, index + 1);
             complaints.extend(said.map(|word| format!("{place}: {word}")));
         }
+    }
+    none(complaints);
+}
+
+/// What the coverage table shows is all there is: a mark that is not in the list would be seen
+/// when it is hit, and never be missed.
+#[test]
+fn the_list_of_marks_is_complete() {
+    let files: Vec<Source> =
+        sources("src").into_iter().filter(|file| file.name != "env/marks.rs").collect();
+    let mut complaints = Vec::new();
+    for file in &files {
+        for call in file.text.split("mark(").skip(1) {
+            let literal = call.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
+            let unknown = literal.filter(|(place, _)| !marks::ALL.contains(place));
+            complaints.extend(
+                unknown.map(|(place, _)| {
+                    format!("src/{}: {place:?} is not in env/marks.rs", file.name)
+                }),
+            );
+        }
+    }
+    for place in marks::ALL {
+        let quoted = format!("\"{place}\"");
+        if !files.iter().any(|file| file.text.contains(&quoted)) {
+            complaints.push(format!("src/env/marks.rs: nothing marks {place:?}"));
+        }
+    }
+    if !marks::ALL.is_sorted() {
+        complaints.push("src/env/marks.rs: not sorted".to_owned());
     }
     none(complaints);
 }

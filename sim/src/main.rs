@@ -16,6 +16,8 @@
 //! | [`report`] | how a run went, as data |
 //! | [`scenario`] | plans that have names; one run from start to verdict |
 //! | [`command`] | the command line; each seed in a process of its own |
+//! | [`shrink`] | a failing plan made small |
+//! | [`artifacts`] | what is left of a failure, as files |
 //!
 //! A run is a seed and a commit. The same two give the same run, byte for byte: every event goes
 //! into one [`trace`] whose hash is printed, and `--twice` compares it over two processes.
@@ -23,6 +25,8 @@
 //! The crate is empty without `--cfg madsim`, which the alias `cargo sim` sets, so that a plain
 //! build of the workspace neither compiles nor fetches the simulator's runtime.
 
+#[cfg(madsim)]
+mod artifacts;
 #[cfg(madsim)]
 mod cluster;
 #[cfg(madsim)]
@@ -41,6 +45,8 @@ mod plan;
 mod report;
 #[cfg(madsim)]
 mod scenario;
+#[cfg(madsim)]
+mod shrink;
 #[cfg(madsim)]
 mod swarm;
 #[cfg(madsim)]

@@ -237,6 +237,8 @@ pub enum Fault {
     Defragment {
         machine: u8,
     },
+    /// Space is freed if a quota misses some: compact, defragment, disarm.
+    ClearAlarms,
     /// A client asks a member for a snapshot and reads a part of it.
     Snapshot {
         machine: u8,
@@ -284,6 +286,7 @@ impl Fault {
             Fault::MoveLeader { .. } => "leader transfer",
             Fault::Compact { .. } => "compaction",
             Fault::Defragment { .. } => "defragmentation",
+            Fault::ClearAlarms => "alarms cleared",
             Fault::Snapshot { .. } => "snapshot to a client",
         }
     }

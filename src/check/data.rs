@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Borrow;
 use std::fmt;
 
 /// A byte string that is cheap to clone.
@@ -18,6 +19,13 @@ impl Data {
     /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Equal, ordered and hashed as its bytes are.
+impl Borrow<[u8]> for Data {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

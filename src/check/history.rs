@@ -15,6 +15,7 @@
 //!        {"at":27,"revision":2,"events":[{"type":"put","kv":{"key":"x","value":"1",
 //!        "create_revision":2,"mod_revision":2,"version":1}}]}]}}
 //! {"fault":{"name":"partition a | b c","from":20,"to":60}}
+//! {"node":{"member":"a","at":21,"state":"follower","term":7}}
 //! ```
 //!
 //! (Broken here for the eye; in a file each object is one line.) Fields are those of `op`, by
@@ -27,7 +28,7 @@
 //! - A field that nobody knows is an error: a misspelt `serializable` would change the verdict.
 //! - A line that cannot be read is told by its number, the way to the field, and what is wrong.
 
-use super::op::{Fault, Operation, Outcome, Start, Watch};
+use super::op::{Fault, Node, Operation, Outcome, Start, Watch};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, BufRead, Write};
@@ -39,6 +40,7 @@ pub struct History {
     pub operations: Vec<Operation>,
     pub watches: Vec<Watch>,
     pub faults: Vec<Fault>,
+    pub nodes: Vec<Node>,
 }
 
 /// One line of the file, for a recorder that writes as it goes.
@@ -49,6 +51,7 @@ pub enum Line {
     Op(Box<Operation>),
     Watch(Watch),
     Fault(Fault),
+    Node(Node),
 }
 
 /// Why a file is no history.
@@ -114,6 +117,7 @@ impl History {
                 Line::Op(operation) => history.operations.push(*operation),
                 Line::Watch(watch) => history.watches.push(watch),
                 Line::Fault(fault) => history.faults.push(fault),
+                Line::Node(node) => history.nodes.push(node),
             }
         }
         Ok(history)
@@ -127,6 +131,7 @@ impl History {
         };
         line(&LineOut::Start(&self.start))?;
         self.faults.iter().try_for_each(|fault| line(&LineOut::Fault(fault)))?;
+        self.nodes.iter().try_for_each(|node| line(&LineOut::Node(node)))?;
         self.operations.iter().try_for_each(|operation| line(&LineOut::Op(operation)))?;
         self.watches.iter().try_for_each(|watch| line(&LineOut::Watch(watch)))?;
         output.flush()
@@ -140,7 +145,8 @@ impl History {
             watch.responses.last().map_or(watch.invoke, |response| response.at.max(watch.invoke))
         });
         let faults = self.faults.iter().map(|fault| fault.to.unwrap_or(fault.from));
-        operations.chain(watches).chain(faults).max().unwrap_or(0)
+        let nodes = self.nodes.iter().map(|node| node.at);
+        operations.chain(watches).chain(faults).chain(nodes).max().unwrap_or(0)
     }
 }
 
@@ -152,6 +158,7 @@ enum LineOut<'a> {
     Op(&'a Operation),
     Watch(&'a Watch),
     Fault(&'a Fault),
+    Node(&'a Node),
 }
 
 /// Reads one line, or says which field is wrong and how.
@@ -247,6 +254,7 @@ mod tests {
         assert_eq!(history.operations.len(), 3);
         assert_eq!(history.watches[0].responses.len(), 2);
         assert_eq!(history.faults.len(), 1);
+        assert_eq!(history.nodes.len(), 1);
         let mut written = Vec::new();
         history.write(&mut written).unwrap();
         assert_eq!(History::read(&written[..]).unwrap(), history);

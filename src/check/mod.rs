@@ -10,7 +10,7 @@
 //! | `history` | a history as a file of JSON lines |
 //! | `store` | the model: a store with all its past |
 //! | `clock` | what was known when |
-//! | `leases` | when a lease can have ended by itself |
+//! | `leases` | when a lease can have ended by itself, and when it must have |
 //! | `linearizable` | is there one order for all? By revisions, or by search |
 //! | `watch` | the six promises to watchers |
 //! | `serializable` | old reads are states that were, and do not go back |
@@ -24,13 +24,13 @@
 //! - "Unlawful" is a proof, given that the history is truthful and complete (every client that
 //!   writes is in it). "Lawful" is a proof that the promises checked were kept. Where a search is
 //!   given up, the verdict is "unknown".
-//! - A watcher that contradicts one way to place writes of unknown outcome, where there are others,
-//!   makes the verdict "unknown", not "unlawful".
-//! - Once the order of the writes is refuted, watchers are only asked what they show by
-//!   themselves: there is nothing left to compare them with.
+//! - Writes of unknown outcome are placed where answers and watchers together allow it; if there is
+//!   no such place, the history is unlawful, whoever is to blame.
+//! - What is found first ends the comparison with the store's history; so a report names one
+//!   violation of that kind, and beside it those that show by themselves.
 //!
 //! Left out: errors that should not have been errors, sorting and revision filters of ranges,
-//! liveness (a store that answers nothing is lawful), and that leases end in time.
+//! liveness (a store that answers nothing is lawful).
 
 mod clock;
 pub mod data;
@@ -51,7 +51,7 @@ pub use history::History;
 pub use report::{Report, Verdict};
 pub use violation::{Rule, Violation};
 
-use linearizable::revisions::{self, Timeline};
+use linearizable::revisions;
 use linearizable::{Call, model, search};
 use op::{Operation, Outcome, Request};
 
@@ -72,14 +72,19 @@ impl Default for Limits {
 pub fn check(history: &History, limits: Limits) -> Report {
     let mut violations = Vec::new();
     let mut unknown = None;
-    let mut timeline = None;
+    let mut revision = None;
+    let (watchers, malformed) = watch::Watchers::new(history);
     if names_revisions(history) {
-        match revisions::check(history, limits.steps_max) {
-            revisions::Answer::Lawful(found) => timeline = Some(found),
+        match revisions::check(history, &watchers, limits.steps_max) {
+            revisions::Answer::Lawful(timeline) => {
+                revision = Some(timeline.revision());
+                violations.extend(leases::check_late(history, &timeline));
+            }
             revisions::Answer::Unlawful(violation) => violations.push(*violation),
             revisions::Answer::Unknown(why) => unknown = Some(why),
         }
         violations.extend(serializable::check(history));
+        violations.extend(leases::check_revoked(history));
     } else {
         match by_search(history, limits) {
             Ok(()) => {}
@@ -87,28 +92,8 @@ pub fn check(history: &History, limits: Limits) -> Report {
             Err(Failure::Unknown(why)) => unknown = Some(why),
         }
     }
-    let by_themselves = watch::check(history, None);
-    let against =
-        timeline.as_ref().map(|timeline| (watch::check(history, Some(timeline)), timeline));
-    match against {
-        // Another resolution might agree with the watchers; so this one proves nothing.
-        Some((found, Timeline { is_ambiguous: true, .. })) if found != by_themselves => {
-            let first = found.iter().find(|violation| !by_themselves.contains(violation));
-            let text = first.map_or("", |violation| &violation.text);
-            unknown = Some(format!(
-                "which writes of unknown outcome happened is open, and one way to place them \
-                 contradicts a watcher: {text}"
-            ));
-            violations.extend(by_themselves);
-        }
-        Some((found, _)) => violations.extend(found),
-        None => violations.extend(by_themselves),
-    }
-    Report::new(history, timeline.as_ref().map(last_revision), violations, unknown)
-}
-
-fn last_revision(timeline: &Timeline) -> crate::types::Revision {
-    timeline.store.revision()
+    violations.extend(malformed);
+    Report::new(history, revision, violations, unknown)
 }
 
 /// Whether answers tell revisions; one that does not among others that do is a violation.

@@ -10,7 +10,8 @@
 //!   says `unknown`: a wrong `failed` makes a lawful store look unlawful.
 //! - A revision of 0 in a response means "not told".
 //! - A watcher is one entry, with all it was told in the order of arrival. One that is opened
-//!   again after a broken stream is another entry.
+//!   again after a broken stream is another entry; or, if its client resumes by itself and passes
+//!   on whole batches only, the same one, with another `created` message.
 //! - Operations inside a transaction are `range`, `put`, `delete_range` and `txn`.
 //!
 //! `session` numbers the connections of a process to a member: what a member promises only to
@@ -338,18 +339,44 @@ pub struct Fault {
     pub to: Option<u64>,
 }
 
-/// The store before the first operation. Left out: empty, at revision 1.
+/// A member's role and term from a moment on, for the picture only.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    pub member: String,
+    /// In nanoseconds.
+    pub at: u64,
+    /// `leader`, `follower`, `candidate`, `down`, or another word.
+    pub state: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub term: u64,
+}
+
+/// The store before the first operation, and what the recorder vouches for. Left out: empty, at
+/// revision 1.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Start {
     pub revision: Revision,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kvs: Vec<KeyValue>,
+    /// How much faster or slower than the recorder's clock a member's may run, in millionths.
+    #[serde(skip_serializing_if = "is_default")]
+    pub clock_drift_ppm: u32,
+    /// How long after the end of its time a lease's keys may be seen, in nanoseconds; none: that is
+    /// not checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_late_max_ns: Option<u64>,
 }
 
 impl Default for Start {
     fn default() -> Start {
-        Start { revision: Revision(1), kvs: Vec::new() }
+        Start {
+            revision: Revision(1),
+            kvs: Vec::new(),
+            clock_drift_ppm: 0,
+            lease_late_max_ns: None,
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 //! - `evaluate` changes nothing; it says what a request would answer and change. `push` makes the
 //!   change the next revision and `pop` takes the last one back.
 //! - A key changes at most once in a revision (etcd refuses transactions that would do more).
+//! - `live` is what `keys` has at the latest revision, and `leases` says which of those keys hang
+//!   on a lease; both follow every push and pop, since most questions are about now.
 //! - The state before the first revision of the history is given, and cannot be looked behind.
 
 use super::data::Data;
@@ -17,7 +19,7 @@ use super::op::{
 };
 use crate::types::{KeyRange, LeaseId, Revision};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 /// What a revision did to keys: the new value, or none where it deleted.
@@ -28,6 +30,10 @@ pub type Changes = BTreeMap<Data, Option<KeyValue>>;
 pub struct Store {
     /// Versions by key, oldest first; none is a deletion.
     keys: BTreeMap<Data, Vec<(Revision, Option<KeyValue>)>>,
+    /// The keys that exist at the latest revision.
+    live: BTreeMap<Data, KeyValue>,
+    /// Leases with the keys that they hold at the latest revision; none is empty.
+    leases: BTreeMap<LeaseId, BTreeSet<Data>>,
     /// The changes of each revision after the first; the last is `revision`.
     log: Vec<Changes>,
     first: Revision,
@@ -58,12 +64,16 @@ impl Store {
     /// The store as a history finds it.
     pub fn new(start: &Start) -> Store {
         let version = |kv: &KeyValue| (kv.key.clone(), vec![(start.revision, Some(kv.clone()))]);
-        Store {
+        let mut store = Store {
             keys: start.kvs.iter().map(version).collect(),
+            live: BTreeMap::new(),
+            leases: BTreeMap::new(),
             log: Vec::new(),
             first: start.revision,
             revision: start.revision,
-        }
+        };
+        start.kvs.iter().for_each(|kv| store.set_live(&kv.key, Some(kv.clone())));
+        store
     }
 
     /// The latest revision.
@@ -87,13 +97,30 @@ impl Store {
         self.keys.get(key).and_then(|versions| newest(versions, revision))
     }
 
-    /// The keys that the lease holds now.
+    /// A key now.
+    pub fn current(&self, key: &Data) -> Option<&KeyValue> {
+        self.live.get(key)
+    }
+
+    /// All versions of a key, oldest first; none is a deletion.
+    pub fn versions(&self, key: &Data) -> &[(Revision, Option<KeyValue>)] {
+        self.keys.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// All keys that ever were, with their versions.
+    pub fn all_versions(&self) -> impl Iterator<Item = (&Data, &[(Revision, Option<KeyValue>)])> {
+        self.keys.iter().map(|(key, versions)| (key, versions.as_slice()))
+    }
+
+    /// The leases that hold keys now.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.leases.keys().copied()
+    }
+
+    /// What the end of a lease changes: the keys it holds now are deleted.
     pub fn attached(&self, lease: LeaseId) -> Changes {
-        let held = |(key, versions): (&Data, &Vec<(Revision, Option<KeyValue>)>)| {
-            let kv = newest(versions, self.revision)?;
-            (kv.lease == lease).then(|| (key.clone(), None))
-        };
-        self.keys.iter().filter_map(held).collect()
+        let held = self.leases.get(&lease).into_iter().flatten();
+        held.map(|key| (key.clone(), None)).collect()
     }
 
     /// Makes the changes the next revision.
@@ -102,6 +129,7 @@ impl Store {
         for (key, kv) in &changes {
             let versions = self.keys.entry(key.clone()).or_default();
             versions.push((self.revision, kv.clone()));
+            self.set_live(key, kv.clone());
         }
         self.log.push(changes);
     }
@@ -112,11 +140,77 @@ impl Store {
         for key in changes.keys() {
             let versions = self.keys.get_mut(key).expect("a changed key has versions");
             versions.pop();
+            let before = versions.last().and_then(|(_, kv)| kv.clone());
             if versions.is_empty() {
                 self.keys.remove(key);
             }
+            self.set_live(key, before);
         }
         self.revision.0 -= 1;
+    }
+
+    fn set_live(&mut self, key: &Data, kv: Option<KeyValue>) {
+        let lease = kv.as_ref().map_or(LeaseId(0), |kv| kv.lease);
+        let before = match kv {
+            Some(kv) => self.live.insert(key.clone(), kv),
+            None => self.live.remove(key),
+        };
+        let before = before.map_or(LeaseId(0), |kv| kv.lease);
+        if before == lease {
+            return;
+        }
+        if let Some(held) = self.leases.get_mut(&before) {
+            held.remove(key);
+            if held.is_empty() {
+                self.leases.remove(&before);
+            }
+        }
+        if lease != LeaseId(0) {
+            self.leases.entry(lease).or_default().insert(key.clone());
+        }
+    }
+
+    /// The keys of a range in order, as of a revision, or now.
+    fn kvs(&self, range: &KeyRange, at: Option<Revision>) -> Vec<&KeyValue> {
+        let Some(at) = at else {
+            return match range.is_single() {
+                true => self.live.get(&range.start[..]).into_iter().collect(),
+                false => within(&self.live, range).map(|(_, kv)| kv).collect(),
+            };
+        };
+        within(&self.keys, range).filter_map(|(_, versions)| newest(versions, at)).collect()
+    }
+
+    /// The past revision that a range asks for; none if it asks for the latest.
+    fn past(&self, request: &RangeRequest, changed: bool) -> Result<Option<Revision>, Refusal> {
+        let at = request.revision;
+        if at.0 > self.revision.0 + i64::from(changed) {
+            return Err(Refusal::FutureRevision);
+        }
+        if at.0 > 0 && at < self.first {
+            return Err(Refusal::BeforeStart);
+        }
+        let past = at.0 > 0 && at <= self.revision && (changed || at < self.revision);
+        Ok(past.then_some(at))
+    }
+
+    /// Whether a range that comes next is answered like this: quicker than `evaluate`, for the
+    /// many answers that are right.
+    pub fn answers(&self, request: &RangeRequest, got: &RangeResponse) -> bool {
+        let Ok(past) = self.past(request, false) else { return false };
+        let kvs = self.kvs(&keys(&request.key, &request.range_end), past);
+        let (shown, more) = page(request, kvs.len());
+        let same = |(kv, got): (&&KeyValue, &KeyValue)| match request.keys_only {
+            true => {
+                let life = |kv: &KeyValue| (kv.create_revision, kv.mod_revision, kv.version);
+                kv.key == got.key && life(kv) == life(got) && got.value.is_empty()
+            }
+            false => **kv == *got,
+        };
+        got.count == count(kvs.len())
+            && got.more == more
+            && got.kvs.len() == shown
+            && kvs.iter().zip(&got.kvs).all(same)
     }
 
     /// What the request answers and changes if it comes next.
@@ -180,6 +274,7 @@ impl View<'_> {
             Request::Compact(_) => Response::Compact(HeaderResponse::default()),
             Request::LeaseGrant(_) => Response::LeaseGrant(Default::default()),
             Request::LeaseRevoke(lease) => {
+                // No lease has the id 0; it is that of keys without one.
                 self.changes.extend(self.store.attached(lease.id));
                 Response::LeaseRevoke(HeaderResponse::default())
             }
@@ -188,23 +283,11 @@ impl View<'_> {
     }
 
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        let now = self.store.revision.0 + i64::from(!self.changes.is_empty());
-        let at = request.revision;
-        if at.0 > now {
-            return Err(Refusal::FutureRevision);
-        }
-        if at.0 > 0 && at < self.store.first {
-            return Err(Refusal::BeforeStart);
-        }
-        let past = at.0 > 0 && at <= self.store.revision;
-        let kvs = self.live(&keys(&request.key, &request.range_end), past.then_some(at));
+        let past = self.store.past(request, !self.changes.is_empty())?;
+        let kvs = self.live(&keys(&request.key, &request.range_end), past);
         let total = kvs.len();
-        let limit = usize::try_from(request.limit).unwrap_or(0);
-        let more = limit > 0 && total > limit && !request.count_only;
-        let mut kvs: Vec<KeyValue> = match request.count_only {
-            true => Vec::new(),
-            false => kvs.into_iter().take(if more { limit } else { total }).collect(),
-        };
+        let (shown, more) = page(request, total);
+        let mut kvs: Vec<KeyValue> = kvs.into_iter().take(shown).collect();
         if request.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Data::default());
         }
@@ -241,28 +324,24 @@ impl View<'_> {
     fn get(&self, key: &Data) -> Option<&KeyValue> {
         match self.changes.get(key) {
             Some(changed) => changed.as_ref(),
-            None => self.store.get(key, self.store.revision),
+            None => self.store.current(key),
         }
     }
 
     /// The keys of a range in order, as of a revision, or now with the changes so far.
     fn live(&self, range: &KeyRange, at: Option<Revision>) -> Vec<KeyValue> {
-        let (store, revision) = (self.store, at.unwrap_or(self.store.revision));
+        if at.is_some() || self.changes.is_empty() {
+            return self.store.kvs(range, at).into_iter().cloned().collect();
+        }
         if range.is_single() {
-            let key = Data(range.start.clone());
-            let kv = if at.is_some() { store.get(&key, revision) } else { self.get(&key) };
-            return kv.cloned().into_iter().collect();
+            return self.get(&Data(range.start.clone())).cloned().into_iter().collect();
         }
-        let mut found: Vec<KeyValue> = Vec::new();
-        for (key, versions) in within(&store.keys, range) {
-            if at.is_some() || !self.changes.contains_key(key) {
-                found.extend(newest(versions, revision).cloned());
-            }
-        }
-        if at.is_none() && !self.changes.is_empty() {
-            found.extend(within(&self.changes, range).filter_map(|(_, kv)| kv.clone()));
-            found.sort_by(|one, other| one.key.cmp(&other.key));
-        }
+        let untouched = within(&self.store.live, range)
+            .filter(|(key, _)| !self.changes.contains_key(*key))
+            .map(|(_, kv)| kv.clone());
+        let mut found: Vec<KeyValue> = untouched.collect();
+        found.extend(within(&self.changes, range).filter_map(|(_, kv)| kv.clone()));
+        found.sort_by(|one, other| one.key.cmp(&other.key));
         found
     }
 }
@@ -283,15 +362,23 @@ pub(super) fn within<'a, T>(
     map.range((Bound::Included(start), end))
 }
 
+/// How many of so many keys a range shows, and whether it says that there are more.
+fn page(request: &RangeRequest, total: usize) -> (usize, bool) {
+    let limit = usize::try_from(request.limit).unwrap_or(0);
+    match request.count_only {
+        true => (0, false),
+        false if limit > 0 && total > limit => (limit, true),
+        false => (total, false),
+    }
+}
+
 fn count(length: usize) -> i64 {
     i64::try_from(length).expect("a list is shorter than 2^63")
 }
 
 fn holds(store: &Store, compare: &Compare) -> bool {
     let range = keys(&compare.key, &compare.range_end);
-    let mut kvs = within(&store.keys, &range)
-        .filter_map(|(_, versions)| newest(versions, store.revision))
-        .peekable();
+    let mut kvs = store.kvs(&range, None).into_iter().peekable();
     if kvs.peek().is_none() {
         let absent = KeyValue { key: compare.key.clone(), ..KeyValue::default() };
         // An absent key has no value to compare, not even an unequal one.

@@ -1,6 +1,6 @@
 //! What was found: a rule, the parts of the history that break it, and why.
 
-use super::op::Response;
+use super::op::{RangeRequest, Request, Response};
 use crate::types::Revision;
 use serde::Serialize;
 use std::fmt;
@@ -27,6 +27,12 @@ pub enum Rule {
     NotLinearizable,
     /// Something was read that a compaction had removed for everyone.
     Compaction,
+    /// A lease ended before its time.
+    LeaseEarly,
+    /// A key was there long after its lease should have ended.
+    LeaseLate,
+    /// A key was hung on a lease that was gone.
+    LeaseGone,
     /// A watcher got a message that does not follow the stream's form.
     WatchStream,
     /// Events came out of order.
@@ -56,6 +62,9 @@ impl Rule {
             Rule::PhantomRevision => "a revision that nobody wrote",
             Rule::NotLinearizable => "not linearizable",
             Rule::Compaction => "a compacted revision was read",
+            Rule::LeaseEarly => "a lease ended before its time",
+            Rule::LeaseLate => "a key outlived its lease",
+            Rule::LeaseGone => "a key on a lease that was gone",
             Rule::WatchStream => "malformed watch stream",
             Rule::WatchOrder => "watch events out of order",
             Rule::WatchUnique => "duplicate watch event",
@@ -80,13 +89,15 @@ pub struct Violation {
     /// The watchers concerned, by their place in the history.
     pub watches: Vec<usize>,
     pub revision: Option<Revision>,
+    /// What the store holds of the keys concerned, around the revision: a line for each version.
+    pub states: Vec<String>,
 }
 
 impl Violation {
     pub(super) fn new(rule: Rule, text: String) -> Violation {
         let (text, expected, got) = (text.into(), Box::default(), Box::default());
-        let (operations, watches, revision) = (Vec::new(), Vec::new(), None);
-        Violation { rule, text, expected, got, operations, watches, revision }
+        let (operations, watches, states) = (Vec::new(), Vec::new(), Vec::new());
+        Violation { rule, text, expected, got, operations, watches, revision: None, states }
     }
 
     pub(super) fn between(mut self, expected: String, got: String) -> Violation {
@@ -116,14 +127,16 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The first place where two answers differ, as (expected, got); none if they are the same.
+/// The first place where two answers to a request differ, as (expected, got); none if they are
+/// the same.
 ///
 /// The headers of a transaction's parts are not looked at, nor is what `keys_only` leaves open.
 pub(super) fn difference(
+    request: &Request,
     expected: &Response,
     got: &Response,
-    keys_only: bool,
 ) -> Option<(String, String)> {
+    let keys_only = matches!(request, Request::Range(RangeRequest { keys_only: true, .. }));
     let differ = |what: &str, one: &dyn fmt::Debug, other: &dyn fmt::Debug| {
         Some((format!("{what} {one:?}"), format!("{what} {other:?}")))
     };
@@ -168,10 +181,14 @@ pub(super) fn difference(
             if one.responses.len() != other.responses.len() {
                 return differ("responses", &one.responses.len(), &other.responses.len());
             }
-            let parts = one.responses.iter().zip(&other.responses).enumerate();
+            let Request::Txn(txn) = request else {
+                return Some((format!("{expected:?}"), format!("{got:?}")));
+            };
+            let branch = if one.succeeded { &txn.success } else { &txn.failure };
+            let parts = branch.iter().zip(one.responses.iter().zip(&other.responses)).enumerate();
             parts
-                .filter_map(|(place, (one, other))| {
-                    let (one, other) = difference(one, other, keys_only)?;
+                .filter_map(|(place, (part, (one, other)))| {
+                    let (one, other) = difference(part, one, other)?;
                     Some((format!("part {place}: {one}"), format!("part {place}: {other}")))
                 })
                 .next()

@@ -13,6 +13,7 @@
 //!   simulation.
 //! - Addresses are `host:port` text: production resolves names, simulation maps them.
 
+pub mod marks;
 mod observation;
 pub mod real;
 
@@ -57,7 +58,8 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// Tells a fact of this member's inside to simulation's oracles; nothing in production.
     fn observe(&self, _fact: Observation<'_>) {}
 
-    /// Marks a rare place as reached, for simulation's coverage table; nothing in production.
+    /// Marks a rare place of [`marks::ALL`] as reached, for simulation's coverage table; nothing in
+    /// production.
     fn mark(&self, _place: &'static str) {}
 }
 

@@ -48,6 +48,8 @@ pub enum Observation<'a> {
     Key { key: &'a [u8], record: Option<&'a [u8]> },
     /// A lease's granted and checkpointed TTL; none if it was revoked.
     Lease { id: LeaseId, ttls: Option<(i64, i64)> },
+    /// Versions that nobody reading at this revision or later sees are given up.
+    Compacted { revision: Revision },
     /// An entry was applied: it was answered with `reply` and changed what was told since the
     /// entry before.
     Applied { index: Index, term: Term, revision: Revision, reply: &'a dyn Debug },

@@ -127,6 +127,11 @@ impl Deadlines {
         Some((left, timing.granted.as_secs() as i64))
     }
 
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// Whether the lease is known, leading or not.
     pub fn contains(&self, id: LeaseId) -> bool {
         self.leases.contains_key(&id)

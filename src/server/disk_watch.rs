@@ -41,11 +41,11 @@ pub(super) async fn look<E: Env>(env: &E, paths: &[PathBuf], status: &Status) {
     let free =
         env.blocking(move || paths.iter().filter_map(|path| disk.available(path).ok()).min());
     if let Some(free) = free.await {
-        judge(status, free);
+        judge(env, status, free);
     }
 }
 
-fn judge(status: &Status, free: u64) {
+fn judge<E: Env>(env: &E, status: &Status, free: u64) {
     if free < LOW_BYTES && !status.disk_is_full() {
         tracing::error!(
             "available-bytes" = free,
@@ -54,12 +54,14 @@ fn judge(status: &Status, free: u64) {
              free space on that file system, or delete keys and compact; writes are accepted \
              again by themselves once there is room"
         );
+        env.mark("disk: almost full");
         status.set_disk_full(true);
     } else if free >= ENOUGH_BYTES && status.disk_is_full() {
         tracing::info!(
             "available-bytes" = free,
             "there is room on the disk again: writes are accepted"
         );
+        env.mark("disk: room again");
         status.set_disk_full(false);
     }
 }

@@ -64,6 +64,8 @@ struct Inner {
     damage: Damage,
     spawn: Spawner,
     read_chunks: ChunkReader,
+    /// Marks a rare place as reached.
+    mark: Arc<dyn Fn(&'static str) + Send + Sync>,
     now: Arc<dyn Fn() -> Duration + Send + Sync>,
     sleep: Timer,
     next_id: AtomicU64,
@@ -99,7 +101,7 @@ impl Handle {
         damage: Damage,
     ) -> Handle {
         let (for_now, for_sleep) = (env.clone(), env.clone());
-        let (for_spawn, for_chunks) = (env.clone(), env.clone());
+        let (for_spawn, for_chunks, for_mark) = (env.clone(), env.clone(), env.clone());
         // etcd's layout: two bytes of the member, five of the time, one counter. It keeps ids
         // of different members and of restarts apart.
         let millis = env.clock().wall().duration_since(std::time::UNIX_EPOCH);
@@ -117,6 +119,7 @@ impl Handle {
             damage,
             spawn: Arc::new(move |task| for_spawn.spawn(task)),
             read_chunks: Arc::new(move |source| snapshots::read(&for_chunks, source)),
+            mark: Arc::new(move |place| for_mark.mark(place)),
             now: Arc::new(move || for_now.clock().now()),
             sleep: Arc::new(move |duration| Box::pin(for_sleep.clock().sleep(duration))),
             next_id: AtomicU64::new(env.random()),
@@ -149,7 +152,12 @@ impl Handle {
     /// of this node.
     fn read<T, F: Into<ReadError>>(&self, result: std::result::Result<T, F>) -> Result<T> {
         result.map_err(|error| match error.into() {
-            ReadError::Refused(error) => error,
+            ReadError::Refused(error) => {
+                if error == Error::Compacted {
+                    self.mark("read: of what is compacted");
+                }
+                error
+            }
             ReadError::Failed(error) => {
                 (self.0.damage)(error.to_string());
                 Error::Stopped
@@ -160,6 +168,11 @@ impl Handle {
     /// Runs a task on the server's environment.
     pub(crate) fn spawn(&self, task: Task) {
         (self.0.spawn)(task);
+    }
+
+    /// Marks a rare place as reached.
+    pub(super) fn mark(&self, place: &'static str) {
+        (self.0.mark)(place);
     }
 
     /// How long a request may take.
@@ -184,6 +197,7 @@ impl Handle {
         let command = Command { request: Some(request) };
         let length = command.encoded_len();
         if length > inner.settings.request_bytes_max {
+            self.mark("request: too large");
             return Err(Error::RequestTooLarge);
         }
         let mut data = BytesMut::with_capacity(ORIGIN_BYTES + length);
@@ -277,7 +291,11 @@ impl Handle {
 
     /// Runs a transaction.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse> {
-        validate::txn(&request, self.0.settings.txn_ops_max)?;
+        validate::txn(&request, self.0.settings.txn_ops_max).inspect_err(|error| {
+            if *error == Error::DuplicateKey {
+                self.mark("request: a transaction that puts a key twice");
+            }
+        })?;
         if !apply::is_write(&request) {
             if !validate::is_serializable(&request) {
                 self.read_index().await?;
@@ -311,6 +329,7 @@ impl Handle {
             return Ok(());
         }
         if self.0.status.disk_is_full() {
+            self.mark("quota: refused for a full disk");
             return Err(Error::NoSpace);
         }
         let Some(quota) = self.0.settings.quota_bytes else { return Ok(()) };
@@ -318,8 +337,10 @@ impl Handle {
         if live_bytes + (cost as u64) < quota {
             return Ok(());
         }
+        self.mark("quota: refused");
         let raised = self.0.status.alarms().is_raised(AlarmType::Nospace);
         if !raised {
+            self.mark("quota: raises the alarm");
             tracing::warn!(
                 "quota-size-bytes" = quota,
                 "live-bytes" = live_bytes,
@@ -393,6 +414,7 @@ impl Handle {
             match renewed {
                 // Leadership is moving: it will be somewhere soon.
                 Err(Error::NotLeader | Error::NoLeader) if self.now() < deadline => {
+                    self.mark("lease: renewal looks for the leader");
                     self.sleep(self.0.settings.heartbeat / 2).await;
                 }
                 Err(Error::NotLeader) => return Err(Error::Timeout),
@@ -410,6 +432,7 @@ impl Handle {
         match self.ask_leases(|reply| LeaseInput::KeepAlive(id, reply)).await?? {
             0 => {
                 // Perhaps its grant is committed but not applied here yet.
+                self.mark("lease: renewal makes sure");
                 self.read_index().await?;
                 self.ask_leases(|reply| LeaseInput::KeepAlive(id, reply)).await?
             }
@@ -425,6 +448,7 @@ impl Handle {
             return Err(Error::NotLeader);
         }
         if self.now() > self.0.status.ticked() + self.0.settings.election {
+            self.mark("lease: a leader that slept asks whether it leads");
             self.read_index().await?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::env::{Clock, Env};
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::store::StoreError;
 use crate::types::Revision;
-use crate::watch::{Hub, HubOptions, RevisionEvents, StreamId, StreamQueue};
+use crate::watch::{Hub, HubOptions, RevisionEvents, Seldom, StreamId, StreamQueue};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,6 +41,8 @@ pub(super) struct HubLoop<E: Env> {
     pub inputs: mpsc::Receiver<HubInput>,
     pub progress_interval: Duration,
     pub stopping: watch::Receiver<bool>,
+    /// What is marked already.
+    marked: Seldom,
 }
 
 impl<E: Env> HubLoop<E> {
@@ -55,7 +57,8 @@ impl<E: Env> HubLoop<E> {
         let options = HubOptions { fragment_bytes, ..HubOptions::default() };
         let (revision, compacted) = (history.reader.revision()?, history.reader.compacted()?);
         let hub = Hub::new(revision, compacted, options);
-        Ok(HubLoop { env, hub, history, inputs, progress_interval, stopping })
+        let marked = Seldom::default();
+        Ok(HubLoop { env, hub, history, inputs, progress_interval, stopping, marked })
     }
 
     pub(super) async fn run(mut self) {
@@ -85,7 +88,33 @@ impl<E: Env> HubLoop<E> {
                 () = std::future::ready(()), if more => {}
             }
             more = self.hub.catch_up(&self.history, CATCH_UP_BUDGET);
+            self.mark();
         }
+    }
+
+    /// The hub only counts; it knows no world to tell.
+    fn mark(&mut self) {
+        if !E::OBSERVED {
+            return;
+        }
+        let (before, now) = (self.marked, self.hub.seldom());
+        self.marked = now;
+        let mark = |place, before: u64, now: u64| {
+            if now > before {
+                self.env.mark(place);
+            }
+        };
+        mark("watch: a slow stream falls behind", before.slowed, now.slowed);
+        mark("watch: overtaken by a snapshot", before.overtaken, now.overtaken);
+        mark("watch: begins in the future", before.future, now.future);
+        mark("watch: reads the store's history", before.read_store, now.read_store);
+        mark("watch: reads recent events", before.read_recent, now.read_recent);
+        mark("watch: caught up", before.caught_up, now.caught_up);
+        mark("watch: canceled by a compaction", before.canceled, now.canceled);
+        mark("watch: a response in fragments", before.fragmented, now.fragmented);
+        mark("watch: progress waits for the turn", before.progress_waited, now.progress_waited);
+        mark("watch: progress withheld", before.progress_withheld, now.progress_withheld);
+        mark("watch: no notification yet", before.progress_left_out, now.progress_left_out);
     }
 
     fn take(&mut self, input: HubInput) {
@@ -99,6 +128,9 @@ impl<E: Env> HubLoop<E> {
                 let jitter = self.progress_interval / 10 / 100 * (self.env.random() % 100) as u32;
                 let interval = self.progress_interval + jitter;
                 let queue = self.hub.open_stream(id, self.env.clock().now(), interval).ok();
+                if queue.is_none() {
+                    self.env.mark("watch: too many streams");
+                }
                 if reply.send(queue).is_err() {
                     // The client went away meanwhile.
                     self.hub.close_stream(id);

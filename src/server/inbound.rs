@@ -34,6 +34,7 @@ pub(super) async fn sort<E: Env>(
             }
             Inbound::Snapshot { from, incoming } => {
                 if let Err(refused) = snapshots.try_send((from, incoming)) {
+                    env.mark("snapshot: another one is being received");
                     let (_, incoming) = refused.into_inner();
                     incoming.fail("another snapshot is being received");
                 }

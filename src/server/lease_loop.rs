@@ -134,9 +134,13 @@ impl<E: Env> LeaseLoop<E> {
         self.deadlines.demote();
         if lead.is_some() {
             let now = self.now();
+            if !self.deadlines.is_empty() {
+                self.env.mark("lease: a new leader extends leases");
+            }
             self.deadlines.promote(now, self.election);
         } else {
             for waiter in std::mem::take(&mut self.expiring).into_values().flatten() {
+                self.env.mark("lease: deposed while a renewal waited");
                 let _ = waiter.send(Err(Error::NotLeader));
             }
         }
@@ -191,6 +195,7 @@ impl<E: Env> LeaseLoop<E> {
 
     fn keep_alive(&mut self, id: LeaseId, reply: oneshot::Sender<Result<i64>>, now: Duration) {
         if self.acting.is_none() {
+            self.env.mark("lease: renewal refused by a non-leader");
             let _ = reply.send(Err(Error::NotLeader));
             return;
         }
@@ -198,9 +203,16 @@ impl<E: Env> LeaseLoop<E> {
             Renewal::Renewed(ttl) => {
                 let _ = reply.send(Ok(ttl));
             }
-            Renewal::RenewedAfterCheckpoint(ttl) => self.clear_checkpoint(id, ttl, reply),
-            Renewal::Expiring => self.expiring.entry(id).or_default().push(reply),
+            Renewal::RenewedAfterCheckpoint(ttl) => {
+                self.env.mark("lease: renewed after a checkpoint");
+                self.clear_checkpoint(id, ttl, reply);
+            }
+            Renewal::Expiring => {
+                self.env.mark("lease: renewed too late");
+                self.expiring.entry(id).or_default().push(reply);
+            }
             Renewal::Unknown => {
+                self.env.mark("lease: renewal of an unknown one");
                 let _ = reply.send(Ok(0));
             }
         }
@@ -234,6 +246,7 @@ impl<E: Env> LeaseLoop<E> {
         }
         self.proposing = true;
         let (handle, own) = (self.handle.clone(), self.own.clone());
+        let env = self.env.clone();
         self.env.spawn(async move {
             if !expired.is_empty() {
                 let ids = expired.iter().map(|id| id.0).collect();
@@ -241,6 +254,7 @@ impl<E: Env> LeaseLoop<E> {
                 if let Err(error) = handle.propose(Request::LeaseRevoke(revoke)).await
                     && error != Error::LeaseNotFound
                 {
+                    env.mark("lease: revoke not agreed on");
                     tracing::warn!(leases = expired.len(), %error, "failed to revoke expired leases; will retry");
                 }
             }

@@ -206,7 +206,10 @@ impl Server {
         tokio::select! {
             biased;
             moved = handle.move_leader(target) => if let Err(error) = moved {
+                handle.mark("stop: leadership not handed over");
                 tracing::warn!("local-member-id" = %own, %error, "leadership transfer failed");
+            } else {
+                handle.mark("stop: leadership handed over");
             },
             () = handle.sleep(handle.timeout()) => {}
         }

@@ -6,9 +6,11 @@
 
 use crate::apply::{LeaseChange, Outcome, State};
 use crate::env::{Env, Hard, Observation, STATE_HASH_INTERVAL};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::log::{Command, command::Request};
 use crate::raft::Log;
 use crate::store::{RangeQuery, Record, Restored};
-use crate::types::{Index, KeyRange, LeaseId, MemberId, Term};
+use crate::types::{Error, Index, KeyRange, LeaseId, MemberId, Term};
 use raft::{GetEntriesContext, Storage};
 
 /// What was found on disk at boot.
@@ -61,10 +63,41 @@ pub(super) fn store_opened<E: Env>(env: &E, state: &State, restored: &Restored) 
     env.observe(Observation::StoreOpened { applied, revision, hash });
 }
 
+/// Commands that matter for what they are.
+pub(super) fn mark_command<E: Env>(env: &E, term: Term, command: Option<&Command>) {
+    let Some(request) = command.and_then(|command| command.request.as_ref()) else { return };
+    match request {
+        Request::LeaseRevoke(revoke) if revoke.expired_in_term == 0 => {}
+        Request::LeaseRevoke(revoke) if revoke.expired_in_term == term.0 => {
+            env.mark("lease: revoked because it ended");
+        }
+        Request::LeaseRevoke(_) => env.mark("lease: a deposed leader's revoke ignored"),
+        Request::LeaseCheckpoint(_) => env.mark("lease: checkpointed"),
+        Request::Alarm(alarm) if alarm.action == AlarmAction::Activate as i32 => {
+            env.mark("alarm: raised");
+        }
+        Request::Alarm(_) => env.mark("alarm: disarmed"),
+        Request::Put(_)
+        | Request::DeleteRange(_)
+        | Request::Txn(_)
+        | Request::Compaction(_)
+        | Request::LeaseGrant(_)
+        | Request::MemberAttributes(_)
+        | Request::ClusterVersion(_) => {}
+    }
+}
+
 /// What an entry did.
 pub(super) fn applied<E: Env>(env: &E, state: &State, at: (Index, Term), outcome: &Outcome) {
     if !E::OBSERVED {
         return;
+    }
+    match &outcome.reply {
+        Ok(_) => {}
+        Err(Error::NoSpace) => env.mark("apply: refused for want of space"),
+        Err(Error::Compacted) => env.mark("apply: refused as compacted"),
+        Err(Error::LeaseNotFound) => env.mark("apply: refused for want of the lease"),
+        Err(_) => env.mark("apply: refused for another reason"),
     }
     for change in outcome.finished.iter().flat_map(|finished| &finished.changes) {
         let record = (change.kind == crate::store::ChangeKind::Put).then_some(&change.record[..]);
@@ -78,6 +111,9 @@ pub(super) fn applied<E: Env>(env: &E, state: &State, at: (Index, Term), outcome
         let lease = state.lessor.get(id);
         let ttls = lease.map(|lease| (lease.granted_ttl, lease.remaining_ttl));
         env.observe(Observation::Lease { id, ttls });
+    }
+    if let Some((revision, _)) = outcome.compacted {
+        env.observe(Observation::Compacted { revision });
     }
     let reader = state.store.reader();
     let ((index, term), reply) = (at, &outcome.reply);

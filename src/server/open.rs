@@ -146,7 +146,23 @@ pub(super) struct Opened<E: Env> {
 /// Opens or makes a member's files.
 pub(super) async fn open<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
     let (own, config) = (env.clone(), config.clone());
-    env.blocking(move || open_blocking(&own, &config)).await
+    let opened = env.blocking(move || open_blocking(&own, &config)).await;
+    if let Err(error) = &opened {
+        env.mark(match error {
+            StartError::Log(WalError::Corrupt { .. }) => "open: a damaged log refused",
+            StartError::Store { error: StoreError::Corrupt { .. }, .. } => {
+                "open: a damaged store refused"
+            }
+            StartError::Torn(_) => "open: a log with entries missing refused",
+            StartError::Directory(_)
+            | StartError::Config(_)
+            | StartError::Log(_)
+            | StartError::Store { .. }
+            | StartError::Listen { .. }
+            | StartError::Io(_) => "open: failed",
+        });
+    }
+    opened
 }
 
 fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartError> {
@@ -158,6 +174,7 @@ fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartErr
     let store_options = Options::default();
     for unfinished in [&files.incoming, &defragment_path(&files.store)] {
         if disk.exists(unfinished)? {
+            env.mark("open: an unfinished file removed");
             disk.remove(unfinished)?;
         }
     }
@@ -176,6 +193,7 @@ fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartErr
     let keep_after = Index(applied.0.saturating_sub(KEPT_ENTRIES));
     let (mut wal, recovered) = Wal::open(disk, &files.wal, keep_after, WalOptions::default())?;
     if let Some(cut) = &recovered.cut {
+        env.mark("open: a torn tail of the log cut");
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, bytes = cut.bytes,
             "the log ended in writes that a crash interrupted; nothing acknowledged was in them; cut off"
@@ -188,6 +206,15 @@ fn open_blocking<E: Env>(env: &E, config: &Config) -> Result<Opened<E>, StartErr
         ..ConfState::default()
     };
     let log = join(recovered, &mut wal, (applied, restored.term), conf_state)?;
+    if log.before() == (applied, restored.term) && applied > Index(0) {
+        env.mark("open: a log that begins at the store's entry");
+    }
+    if state.store.is_compacting() {
+        env.mark("open: a compaction goes on");
+    }
+    if log.last_index() > applied {
+        env.mark("open: entries to be replayed");
+    }
     observed::opened(env, identity.member, &log, &state, &restored);
     Ok(Opened { identity, state, wal, log, lock, files, spare, store_options })
 }

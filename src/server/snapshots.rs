@@ -77,8 +77,12 @@ pub(super) async fn send_all<E: Env>(
             tracing::info!("remote-peer-id" = %to, "total-bytes" = total, "sending database snapshot");
             let result = send_one(&task_env, snapshot, &transport).await;
             match &result {
-                Ok(()) => tracing::info!("remote-peer-id" = %to, "sent database snapshot"),
+                Ok(()) => {
+                    task_env.mark("snapshot: sent");
+                    tracing::info!("remote-peer-id" = %to, "sent database snapshot");
+                }
                 Err(error) => {
+                    task_env.mark("snapshot: not sent");
                     tracing::warn!("remote-peer-id" = %to, %error, "failed to send database snapshot");
                 }
             }
@@ -119,10 +123,12 @@ pub(super) async fn receive_all<E: Env>(
     while let Some((from, mut snapshot)) = incoming.recv().await {
         match receive_one(&env, from, &mut snapshot, &path, options, &node).await {
             Ok(installed) => {
+                env.mark("snapshot: received");
                 tracing::info!("remote-peer-id" = %from, installed, "received database snapshot");
                 snapshot.accept();
             }
             Err(error) => {
+                env.mark("snapshot: refused");
                 tracing::warn!("remote-peer-id" = %from, %error, "failed to receive database snapshot");
                 snapshot.fail(error);
             }

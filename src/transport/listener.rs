@@ -128,6 +128,7 @@ impl<E: Env> Caller<E> {
             biased;
             () = stopped(&mut stop) => {}
             () = seat.lost() => {
+                self.env.mark("transport: a connection was replaced");
                 info!("local-member-id" = %self.context.identity.member,
                     "remote-peer-id" = %preface.from, "remote-address" = self.address,
                     "closed connection from remote peer, which was replaced or removed");
@@ -154,6 +155,7 @@ impl<E: Env> Caller<E> {
                 return None;
             }
             None => {
+                self.env.mark("transport: a caller did not say who it is");
                 self.complain(format!("mute {}", self.host()), |suppressed| {
                     warn!("local-member-id" = %self.context.identity.member,
                         "remote-address" = self.address, suppressed,

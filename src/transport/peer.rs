@@ -297,6 +297,9 @@ impl<E: Env> Dialer<'_, E> {
         if matches!(broken, Broken::Idle(_)) {
             self.env.mark("transport: a silent connection was given up");
         }
+        if matches!(broken, Broken::Stalled) {
+            self.env.mark("transport: a stalled connection was given up");
+        }
         let _ = self.context.inbound.send(Inbound::Unreachable { peer }).await;
         // One that breaks as soon as it stands counts as a failed attempt.
         if clock.now() - since >= self.context.options.backoff_max {
@@ -357,6 +360,7 @@ impl<E: Env> Dialer<'_, E> {
             "remote-peer-protocol-version" = answer.version, error = %refusal,
             "connection refused by remote peer");
         let refusal = *refusal;
+        self.env.mark("transport: refused by a peer");
         let _ = self.context.inbound.send(Inbound::Refused { peer, refusal }).await;
     }
 }

@@ -142,6 +142,7 @@ impl Hub {
 
     /// The anchor wants what is compacted: tells it so and ends it.
     fn cancel_anchor(&mut self) {
+        self.seldom.canceled += 1;
         let slot = self.round.pop_front().expect("the anchor's stream is first in line");
         let stream = &mut self.streams[slot];
         stream.runnable = false;
@@ -164,10 +165,12 @@ impl Hub {
         history: &H,
     ) -> Result<(Window, Revision), Compacted> {
         if let Some(start) = self.recent.position(from) {
+            self.seldom.read_recent += 1;
             let revisions = self.recent.window(start, limits::WATCH_WINDOW_REVISIONS_MAX);
             let through = Revision(from.0 + revisions as i64 - 1);
             return Ok((Window::Recent { start, revisions }, through));
         }
+        self.seldom.read_store += 1;
         let list = history.changes(
             from,
             self.revision,
@@ -239,7 +242,8 @@ impl Hub {
                     break;
                 }
                 let (fragment_bytes, revision) = (self.options.fragment_bytes, self.revision);
-                stream.send_events(&mut self.touched, watcher, revision, batch, fragment_bytes);
+                self.seldom.fragmented +=
+                    stream.send_events(&mut self.touched, watcher, revision, batch, fragment_bytes);
                 delivered += batch.events.as_slice().len();
                 served = true;
             }
@@ -247,6 +251,7 @@ impl Hub {
                 watcher.next = Revision(0);
                 watcher.lagging = false;
                 self.lagging -= 1;
+                self.seldom.caught_up += 1;
                 self.become_member(slot);
                 continue;
             }

@@ -61,6 +61,31 @@ impl Default for HubOptions {
     }
 }
 
+/// How often what is seldom has happened.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Seldom {
+    /// A synced watcher's stream was full: it reads on later.
+    pub slowed: u64,
+    /// A leader's snapshot left a watcher behind.
+    pub overtaken: u64,
+    /// A watch began at a revision still to come.
+    pub future: u64,
+    /// A round read the store's history, or the recent log.
+    pub read_store: u64,
+    pub read_recent: u64,
+    /// A lagging watcher is synced.
+    pub caught_up: u64,
+    /// What a watcher wanted was compacted.
+    pub canceled: u64,
+    /// A response was sent in fragments.
+    pub fragmented: u64,
+    /// A question for progress waited, or was not answered.
+    pub progress_waited: u64,
+    pub progress_withheld: u64,
+    /// A notification was not sent, for its watcher lagged or its stream was full.
+    pub progress_left_out: u64,
+}
+
 /// How many there are, for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HubCounts {
@@ -97,6 +122,7 @@ pub struct Hub {
     pub(super) ticks: BTreeSet<(Duration, StreamId)>,
     /// Who watches the keys of a revision: (group, event). Kept for its memory.
     pub(super) hits: Vec<(u32, u32)>,
+    pub(super) seldom: Seldom,
     bell: Arc<Bell>,
 }
 
@@ -122,6 +148,7 @@ impl Hub {
             questions: Vec::new(),
             ticks: BTreeSet::new(),
             hits: Vec::new(),
+            seldom: Seldom::default(),
             bell: Arc::default(),
             options,
         }
@@ -135,6 +162,11 @@ impl Hub {
     /// What the hub's loop listens to beside its inputs: when it rings, `catch_up` has work.
     pub fn bell(&self) -> Arc<Bell> {
         self.bell.clone()
+    }
+
+    /// How often what is seldom has happened so far.
+    pub fn seldom(&self) -> Seldom {
+        self.seldom
     }
 
     /// How many streams and watchers there are.
@@ -258,6 +290,7 @@ impl Hub {
                 group.members.swap_remove(at);
                 watcher.next = next;
                 watcher.lagging = true;
+                self.seldom.overtaken += 1;
                 self.lagging += 1;
                 let (number, stream) = (watcher.stream, &mut self.streams[watcher.stream]);
                 stream.lagging.push_back(slot);
@@ -311,13 +344,15 @@ impl Hub {
             let stream = &mut self.streams[watcher.stream];
             if stream.has_room(&self.queue_limits) {
                 let fragment_bytes = self.options.fragment_bytes;
-                stream.send_events(&mut self.touched, watcher, revision, batch, fragment_bytes);
+                self.seldom.fragmented +=
+                    stream.send_events(&mut self.touched, watcher, revision, batch, fragment_bytes);
                 at += 1;
                 continue;
             }
             watcher.next = revision;
             watcher.lagging = true;
             self.lagging += 1;
+            self.seldom.slowed += 1;
             stream.lagging.push_back(slot);
             members.swap_remove(at);
             if let Some(moved) = members.get(at) {
@@ -382,6 +417,7 @@ impl Hub {
         let created = WatchResponse { watch_id, created: true, ..Default::default() };
         stream.send(&mut self.touched, self.revision, created);
         if start == Revision(0) || start > self.revision {
+            self.seldom.future += u64::from(start > self.revision);
             self.become_member(watcher);
         } else {
             self.fall_behind(watcher);

@@ -81,7 +81,7 @@ mod stream;
 mod tests;
 
 pub use event::{Compacted, Event, EventKind, History, RevisionEvents};
-pub use hub::{Hub, HubCounts, HubOptions};
+pub use hub::{Hub, HubCounts, HubOptions, Seldom};
 pub use queue::{Bell, StreamId, StreamQueue};
 
 /// Why a watch was not created, in etcd's words where it has any.

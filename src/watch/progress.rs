@@ -50,7 +50,7 @@ impl Hub {
                     let progress = WatchResponse { watch_id, ..Default::default() };
                     stream.send(&mut self.touched, self.revision, progress);
                 }
-                Progress::Quiet => {}
+                Progress::Quiet => self.seldom.progress_left_out += 1,
             }
         }
     }
@@ -63,6 +63,7 @@ impl Hub {
             self.answer_progress(slot);
         } else if !self.questions.contains(&stream.id) {
             self.questions.push(stream.id);
+            self.seldom.progress_waited += 1;
         }
     }
 
@@ -78,12 +79,14 @@ impl Hub {
     fn answer_progress(&mut self, slot: u32) {
         let stream = &self.streams[slot];
         if stream.watchers.is_empty() || !stream.lagging.is_empty() {
+            self.seldom.progress_withheld += 1;
             return;
         }
         // Looking at each watcher is needed only if one ever asked for a revision still to come.
         let some_wait = stream.latest_start > self.revision
             && stream.watchers.values().any(|number| self.watchers[*number].next > self.revision);
         if some_wait {
+            self.seldom.progress_withheld += 1;
             return;
         }
         let progress = WatchResponse { watch_id: PROGRESS_ID, ..Default::default() };

@@ -158,7 +158,7 @@ impl Stream {
         revision: Revision,
         batch: &Batch,
         fragment_bytes: usize,
-    ) {
+    ) -> u64 {
         if watcher.progress == Progress::Quiet {
             watcher.progress = Progress::Fed;
         }
@@ -171,7 +171,7 @@ impl Stream {
                 let fragment = number < last;
                 self.push(touched, Item::Events { watch_id, revision, events, fragment }, bytes);
             }
-            return;
+            return 1;
         }
         let events = batch.events.clone();
         self.push(
@@ -179,6 +179,7 @@ impl Stream {
             Item::Events { watch_id, revision, events, fragment: false },
             batch.bytes,
         );
+        0
     }
 
     /// Queues an answer; there is always room for it.

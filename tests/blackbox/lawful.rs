@@ -5,9 +5,9 @@
 //! the system's folder for temporary files, for `quorate check`.
 
 use super::process::{Cluster, PATIENCE, until};
-use quorate::check::{self, Limits, Verdict};
+use quorate::check::{self, Limits, Report, Verdict};
 use quorate::env::real::Real;
-use quorate::workload::{Profile, Recorder, Settings, client, settle, watcher};
+use quorate::workload::{Profile, Recorder, Settings, client, profiles, settle, watcher};
 use std::fs::File;
 use std::io::BufWriter;
 use std::time::{Duration, Instant};
@@ -17,42 +17,42 @@ fn since(origin: Instant) -> u64 {
     u64::try_from(origin.elapsed().as_nanos()).expect("less than 500 years")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_history_of_everything_with_the_leader_killed_is_lawful() {
-    let flags = ["--snapshot-count", "500"];
-    let mut cluster = Cluster::start(3, &flags).await;
+/// Runs clients and watchers, kills the leader so many times, and judges the history.
+async fn judge(profile: &str, seed: u64, kills: usize) -> Report {
+    let mut cluster = Cluster::start(3, &["--snapshot-count", "500"]).await;
     let env = Real::new();
     let origin = Instant::now();
     let recorder = Recorder::new(move || since(origin), |_| {});
-    let profile = Profile::named("mixed").expect("it is there");
-    let settings = Settings { pause_max: Duration::from_millis(20), ..Settings::new(profile, 1) };
+    let profile = Profile::named(profile).expect("it is there");
+    let pause_max = Duration::from_millis(20);
+    let settings = Settings { pause_max, ..Settings::new(profile, seed) };
     let endpoints = cluster.endpoints();
     let start = |number: u8| {
         let (env, endpoints) = (env.clone(), endpoints.clone());
-        let (settings, recorder) = (settings.clone(), recorder.clone());
-        tokio::spawn(client(env, endpoints, number, settings, recorder))
+        tokio::spawn(client(env, endpoints, number, settings.clone(), recorder.clone()))
     };
     let clients: Vec<_> = (0..settings.clients).map(start).collect();
     let follow = |number: u8| {
         let (env, endpoints) = (env.clone(), endpoints.clone());
-        let (settings, recorder) = (settings.clone(), recorder.clone());
-        tokio::spawn(watcher(env, endpoints, number, settings, recorder))
+        tokio::spawn(watcher(env, endpoints, number, settings.clone(), recorder.clone()))
     };
     let watchers: Vec<_> = (0..settings.watchers).map(follow).collect();
 
-    let answered = |count: u64| {
-        let recorder = recorder.clone();
+    let more = |count: u64| {
+        let (recorder, count) = (recorder.clone(), recorder.answered() + count);
         until("clients are answered", async move || (recorder.answered() >= count).then_some(()))
     };
-    answered(600).await;
-    let leader = cluster.leader().await;
-    let from = since(origin);
-    cluster.members[leader].kill();
-    // The other two go on.
-    answered(recorder.answered() + 300).await;
-    cluster.members[leader].start_ready().await;
-    recorder.fault(from, Some(since(origin)), "kill");
-    answered(recorder.answered() + 600).await;
+    more(600).await;
+    for _ in 0..kills {
+        let leader = cluster.leader().await;
+        let from = since(origin);
+        cluster.members[leader].kill();
+        // The other two go on.
+        more(300).await;
+        cluster.members[leader].start_ready().await;
+        recorder.fault(from, Some(since(origin)), "kill");
+        more(600).await;
+    }
     recorder.stop();
     for client in clients {
         client.await.expect("a client ends");
@@ -67,22 +67,42 @@ async fn a_history_of_everything_with_the_leader_killed_is_lawful() {
     assert_eq!(recorder.complaints(), Vec::<String>::new());
 
     let history = recorder.history();
+    let judged = Instant::now();
     let report = check::check(&history, Limits::default());
-    let text = format!(
-        "{} calls, {} answered, {} unknown, {} watches, up to {:?} in {:?}",
-        recorder.calls(),
-        recorder.answered(),
-        recorder.unknown(),
-        history.watches.len(),
+    println!(
+        "{}, seed {seed}: {} calls, {} failed, {} unknown, {} watches, {} events, revision {} in \
+         {:?}; judged in {:?}",
+        profile.name,
+        report.operations,
+        report.failed,
+        report.outcome_unknown,
+        report.watches,
+        report.events,
         recorder.revision(),
-        origin.elapsed()
+        judged - origin,
+        judged.elapsed()
     );
-    println!("{text}");
     if report.verdict != Verdict::Lawful {
         let path = std::env::temp_dir().join(format!("quorate-history-{}", std::process::id()));
         let file = File::create(&path).expect("a file for the history");
         history.write(BufWriter::new(file)).expect("it is written");
-        panic!("{text}; see {}:\n{}", path.display(), report.text(&history));
+        panic!("see {}:\n{}", path.display(), report.text(&history));
     }
-    assert!(history.watches.len() > 4, "{text}");
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_everything_with_the_leader_killed_is_lawful() {
+    let report = judge("mixed", 1, 1).await;
+    assert!(report.ok > 1_400 && report.watches > 4 && report.events > 500, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn heavy_histories_of_every_profile_with_leaders_killed_are_lawful() {
+    for seed in 1..3 {
+        for profile in profiles() {
+            judge(profile.name, seed, 3).await;
+        }
+    }
 }

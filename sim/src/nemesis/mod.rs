@@ -105,7 +105,7 @@ impl Nemesis {
             return;
         }
         let dice = Dice::new(&[self.plan.seed, *at_ms, 1]);
-        let fault = self.resolve(fault.clone(), dice).await;
+        let fault = self.resolve(fault.clone(), dice);
         let from = self.recorder.now();
         let came_to_pass = self.carry_out(number, &fault).await;
         if came_to_pass {
@@ -227,6 +227,7 @@ impl Nemesis {
             Fault::MoveLeader { to } => self.move_leader(Machine(*to)).await,
             Fault::Compact { keep, physical } => self.compact(*keep, *physical).await,
             Fault::Defragment { machine } => self.defragment(Machine(*machine)).await,
+            Fault::ClearAlarms => self.clear_alarms().await,
             Fault::Snapshot { machine } => self.read_snapshot(Machine(*machine)).await,
         }
     }

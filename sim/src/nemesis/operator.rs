@@ -14,7 +14,7 @@ const PIECES: usize = 3;
 
 impl Nemesis {
     pub(super) async fn move_leader(&self, to: Machine) -> bool {
-        let Some(leader) = self.cluster.leader().await.filter(|&leader| leader != to) else {
+        let Some(leader) = self.cluster.leader().filter(|&leader| leader != to) else {
             return false;
         };
         let Some(member) = self.cluster.member_id(to).await else { return false };
@@ -59,6 +59,12 @@ impl Nemesis {
             () = madsim::time::sleep(DEADLINE) => {}
         }
         read > 0
+    }
+
+    pub(super) async fn clear_alarms(&self) -> bool {
+        let outcome = self.cluster.clear_alarms().await;
+        self.trace.event(format_args!("alarms cleared: {outcome:?}"));
+        matches!(outcome, Ok(false))
     }
 
     fn told(&self, what: &str, outcome: quorate::client::Result<()>) -> bool {

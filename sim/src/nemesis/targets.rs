@@ -7,7 +7,7 @@ use quorate::workload::Dice;
 
 impl Nemesis {
     /// The fault with members in place of symbols.
-    pub(super) async fn resolve(&self, mut fault: Fault, mut dice: Dice) -> Fault {
+    pub(super) fn resolve(&self, mut fault: Fault, mut dice: Dice) -> Fault {
         let mut is_symbolic = false;
         each_machine(&mut fault, |machine| {
             is_symbolic |= matches!(*machine, LEADER | FOLLOWER);
@@ -17,7 +17,7 @@ impl Nemesis {
         }
         let machines: Vec<u8> = (1..=self.plan.nodes).collect();
         let chosen = *dice.pick(&machines);
-        let leader = self.cluster.leader().await.map_or(chosen, |Machine(leader)| leader);
+        let leader = self.cluster.leader().map_or(chosen, |Machine(leader)| leader);
         let others: Vec<u8> =
             machines.iter().copied().filter(|&machine| machine != leader).collect();
         // The one member of a single cluster is all there is.
@@ -65,6 +65,7 @@ fn each_machine(fault: &mut Fault, mut show: impl FnMut(&mut u8)) {
         Fault::KillAll { .. }
         | Fault::PowerCutAll { .. }
         | Fault::RollingRestart { .. }
-        | Fault::Compact { .. } => {}
+        | Fault::Compact { .. }
+        | Fault::ClearAlarms => {}
     }
 }

@@ -29,7 +29,7 @@ use crate::report::Failure;
 use elections::Elections;
 use logs::Logs;
 use quorate::env::{Observation, Promise, Role};
-use quorate::types::Term;
+use quorate::types::{Revision, Term};
 use states::States;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -68,6 +68,8 @@ struct Court {
     logs: Logs,
     states: States,
     roles: Vec<RoleChange>,
+    /// When each compaction was first carried out.
+    compactions: BTreeMap<Revision, Duration>,
     damaged: BTreeSet<u8>,
     boots: BTreeMap<u8, u32>,
 }
@@ -85,6 +87,9 @@ impl Court {
                 self.logs.store_opened(machine, applied, out);
                 self.states.opened(machine, applied, revision, damaged, out);
                 self.states.hashed(machine, applied, hash, out);
+            }
+            Observation::Compacted { revision } => {
+                self.compactions.entry(revision).or_insert(at);
             }
             Observation::Booted => {
                 self.logs.booted(machine, damaged, out);
@@ -152,6 +157,7 @@ pub use handle::{Observer, Oracle};
 mod handle {
     use super::{Court, FAILURES_MAX, Failure, Observation, RoleChange, Violations};
     use crate::trace::Trace;
+    use quorate::env::marks;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -231,10 +237,16 @@ mod handle {
             self.inner().court.roles.clone()
         }
 
-        /// How often each rare place of the product was passed.
+        /// When each revision was compacted to, whoever asked for it.
+        pub fn compactions(&self) -> BTreeMap<quorate::types::Revision, std::time::Duration> {
+            self.inner().court.compactions.clone()
+        }
+
+        /// How often each rare place of the product was passed; 0 for those that were not.
         pub fn marks(&self) -> BTreeMap<String, u64> {
             let inner = self.inner();
-            inner.marks.iter().map(|(&place, &count)| (place.to_owned(), count)).collect()
+            let count = |place: &str| inner.marks.get(place).copied().unwrap_or(0);
+            marks::ALL.into_iter().map(|place| (place.to_owned(), count(place))).collect()
         }
     }
 

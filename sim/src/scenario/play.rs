@@ -12,7 +12,7 @@
 //! 5 % fast may rightly end a lease of 100 s after 95 s of true time. Stretching keeps the order
 //! of everything and lets leases be judged by that clock, exactly.
 
-use super::recovery;
+use super::{recovery, unseen};
 use crate::cluster::{Cluster, Failures};
 use crate::env::Streams;
 use crate::env::network::Switch;
@@ -109,7 +109,9 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
         failures: found,
         ..Report::default()
     };
-    (report, recorder.history())
+    let mut history = recorder.history();
+    history.operations.extend(unseen::compactions(&cluster));
+    (report, history)
 }
 
 fn failure(rule: &str, text: String) -> Failure {
@@ -182,7 +184,8 @@ mod tests {
         plan.steps.push(crate::plan::Step { at_ms: 1, fault });
         assert_eq!(fastest_ppm(&plan), 20_000);
         let mut history = History::default();
-        let fault = |from, to| quorate::check::op::Fault { name: String::new(), from, to: Some(to) };
+        let fault =
+            |from, to| quorate::check::op::Fault { name: String::new(), from, to: Some(to) };
         history.faults.push(fault(0, 100_000_000));
         history.faults.push(fault(99_999_999, 100_000_001));
         stretch(&mut history, 20_000);

@@ -16,14 +16,12 @@
 //! Of a member whose disk is damaged none of this is asked; what it served is judged with all the
 //! rest.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, is_out_of_range};
 use crate::env::network::{Machine, Switch};
 use crate::report::Failure;
 use crate::trace::Trace;
 use madsim::task::JoinHandle;
-use quorate::client::{Error, Get, method};
-use quorate::proto::etcdserverpb::alarm_request::AlarmAction;
-use quorate::proto::etcdserverpb::{AlarmType, CompactionRequest};
+use quorate::client::{Error, Get};
 use quorate::types::Revision;
 use quorate::workload::{self, Recorder, Settings};
 use std::time::Duration;
@@ -99,7 +97,7 @@ impl Recovery<'_> {
     async fn clear_alarms(&self) -> Result<(), Failure> {
         let end = self.trace.now() + RECOVERY;
         loop {
-            let outcome = self.try_to_clear_alarms().await;
+            let outcome = self.cluster.clear_alarms().await;
             self.trace.event(format_args!("alarms: {outcome:?}"));
             match outcome {
                 Ok(true) => return Ok(()),
@@ -114,33 +112,6 @@ impl Recovery<'_> {
         }
     }
 
-    /// Whether there were none.
-    async fn try_to_clear_alarms(&self) -> Result<bool, Error> {
-        let sound = self.cluster.undamaged();
-        let endpoints: Vec<String> = sound.iter().copied().map(Cluster::endpoint).collect();
-        let client = self.cluster.warden(&endpoints, DEADLINE);
-        let reply = client.alarms().await?;
-        if reply.alarms.is_empty() {
-            return Ok(true);
-        }
-        let newest = reply.header.map_or(0, |header| header.revision);
-        let request = CompactionRequest { revision: newest, physical: true };
-        match client.call(&method::COMPACT, &request).await {
-            // Somebody was faster.
-            Ok(_) => {}
-            Err(error) if is_out_of_range(&error) => {}
-            Err(error) => return Err(error),
-        }
-        for &machine in &sound {
-            self.cluster.warden(&[Cluster::endpoint(machine)], DEADLINE).defragment().await?;
-        }
-        for alarm in reply.alarms {
-            let kind = AlarmType::try_from(alarm.alarm).unwrap_or(AlarmType::Nospace);
-            client.alarm(AlarmAction::Deactivate, alarm.member_id, kind).await?;
-        }
-        Ok(false)
-    }
-
     async fn serve_again(&self, clients: &[JoinHandle<()>]) -> Result<(), Failure> {
         let before = self.recorder.answered();
         let served = || {
@@ -151,7 +122,8 @@ impl Recovery<'_> {
             return Ok(());
         }
         let answered = self.recorder.answered() - before;
-        let text = format!("{answered} calls were answered in the {RECOVERY:?} after all was mended");
+        let text =
+            format!("{answered} calls were answered in the {RECOVERY:?} after all was mended");
         Err(failure("clients are not served", text))
     }
 
@@ -227,9 +199,4 @@ impl Recovery<'_> {
         }
         Ok(hashes)
     }
-}
-
-fn is_out_of_range(error: &Error) -> bool {
-    const OUT_OF_RANGE: i32 = 11;
-    error.code() as i32 == OUT_OF_RANGE
 }

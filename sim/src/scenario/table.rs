@@ -362,11 +362,8 @@ mod tests {
 
     #[test]
     fn what_the_caller_asks_for_outranks_the_scenario() {
-        let overrides = Overrides {
-            nodes: Some(5),
-            time_ms: Some(7_000),
-            profile: Some("bank".to_owned()),
-        };
+        let overrides =
+            Overrides { nodes: Some(5), time_ms: Some(7_000), profile: Some("bank".to_owned()) };
         for (name, _) in names() {
             let plan = named(name, 1, &overrides).expect("it is in the table");
             assert_eq!((plan.nodes, plan.time_ms, plan.profile.as_str()), (5, 7_000, "bank"));

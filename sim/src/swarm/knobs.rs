@@ -23,7 +23,11 @@ pub(super) fn network(dice: &mut Dice, flags: &[String]) -> NetworkKnobs {
     let tail = dice.one_in(2);
     NetworkKnobs {
         latency_us,
-        tail_one_in: if tail { u32::try_from(logarithmic(dice, 50, 5_000)).expect("small") } else { 0 },
+        tail_one_in: if tail {
+            u32::try_from(logarithmic(dice, 50, 5_000)).expect("small")
+        } else {
+            0
+        },
         tail_us: if tail { latency_us * dice.between(5, 50) } else { 0 },
         write_bytes_max: if dice.one_in(4) {
             u32::try_from(logarithmic(dice, 16, 4_096)).expect("small")
@@ -72,7 +76,7 @@ pub fn flags(dice: &mut Dice) -> Vec<String> {
         flags.push(format!("--initial-election-tick-advance={}", dice.one_in(2)));
     }
     if dice.one_in(12) {
-        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 1 << 20, 8 << 20)));
+        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 1 << 18, 2 << 20)));
     }
     if dice.one_in(4) {
         let (mode, retention) = match dice.one_in(2) {

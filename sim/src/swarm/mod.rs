@@ -23,7 +23,7 @@ mod recipes;
 pub use knobs::flags;
 pub use recipes::{Recipe, Shape, recipe, recipes};
 
-use crate::plan::{Overrides, Plan, Step};
+use crate::plan::{Fault, Overrides, Plan, Step};
 use quorate::workload::{Dice, profiles};
 
 /// The name of plans drawn here.
@@ -57,6 +57,12 @@ pub fn draw(seed: u64, overrides: &Overrides) -> Plan {
     let quiet_ms = if dice.one_in(10) { plan.time_ms / 2 } else { 0 };
     let gap_ms = logarithmic(&mut dice, 200, 8_000);
     plan.steps = schedule(seed, &shape, &taken, (quiet_ms, plan.time_ms), gap_ms);
+    if plan.flags.iter().any(|flag| flag.starts_with("--quota-backend-bytes")) {
+        // Else the first alarm would end all writes.
+        let times = (1..).map(|number| number * 7_000).take_while(|at_ms| *at_ms < plan.time_ms);
+        plan.steps.extend(times.map(|at_ms| Step { at_ms, fault: Fault::ClearAlarms }));
+        plan.steps.sort_by_key(|step| step.at_ms);
+    }
     plan
 }
 

@@ -9,7 +9,9 @@
 //! [`RECIPES`].
 
 use super::{flags, logarithmic, narrow};
-use crate::plan::{DiskErrorKind, FIRST_CLIENT, FIRST_WATCHER, FOLLOWER, Fault, LEADER, Plan, Step};
+use crate::plan::{
+    DiskErrorKind, FIRST_CLIENT, FIRST_WATCHER, FOLLOWER, Fault, LEADER, Plan, Step,
+};
 use quorate::workload::Dice;
 
 /// What a recipe knows of the cluster.
@@ -63,7 +65,7 @@ const fn one(
     Recipe { name, weight, nodes_min, draw }
 }
 
-static RECIPES: [Recipe; 45] = [
+static RECIPES: [Recipe; 46] = [
     // Machines.
     one("kill", 4, 1, |dice, shape| {
         now(Fault::Kill { machine: member(dice, shape), down_ms: down(dice) })
@@ -91,12 +93,8 @@ static RECIPES: [Recipe; 45] = [
         let machine = member(dice, shape);
         now(cut([out_of(machine, shape), into(machine, shape)].concat(), span(dice)))
     }),
-    one("deaf", 2, 3, |dice, shape| {
-        now(cut(into(member(dice, shape), shape), span(dice)))
-    }),
-    one("dumb", 2, 3, |dice, shape| {
-        now(cut(out_of(member(dice, shape), shape), span(dice)))
-    }),
+    one("deaf", 2, 3, |dice, shape| now(cut(into(member(dice, shape), shape), span(dice)))),
+    one("dumb", 2, 3, |dice, shape| now(cut(out_of(member(dice, shape), shape), span(dice)))),
     one("split", 2, 3, |dice, shape| {
         let mut links = Vec::new();
         let sides: Vec<bool> = (0..shape.nodes).map(|_| dice.one_in(2)).collect();
@@ -196,6 +194,7 @@ static RECIPES: [Recipe; 45] = [
     one("defragmentation", 2, 1, |dice, shape| {
         now(Fault::Defragment { machine: member(dice, shape) })
     }),
+    one("alarms cleared", 1, 1, |_, _| now(Fault::ClearAlarms)),
     one("snapshot to a client", 1, 1, |dice, shape| {
         now(Fault::Snapshot { machine: member(dice, shape) })
     }),
@@ -345,10 +344,8 @@ fn leader_asleep(dice: &mut Dice, shape: &Shape) -> Vec<Step> {
     let old = plain(dice, shape);
     let for_ms = dice.between(800, 9_000);
     let late = dice.one_in(2);
-    let mut steps = vec![
-        at(0, Fault::MoveLeader { to: old }),
-        at(600, Fault::Pause { machine: old, for_ms }),
-    ];
+    let mut steps =
+        vec![at(0, Fault::MoveLeader { to: old }), at(600, Fault::Pause { machine: old, for_ms })];
     if late {
         let links = into(old, shape);
         let delay_ms = dice.between(50, 2_000);
@@ -451,10 +448,13 @@ fn quorum_lost(dice: &mut Dice, shape: &Shape) -> Vec<Step> {
     let fall = |number| {
         let machine = (first - 1 + number) % shape.nodes + 1;
         let (at_ms, down_ms) = (dice.below(1_500), dice.between(500, 6_000));
-        at(at_ms, match dice.one_in(2) {
-            true => Fault::Kill { machine, down_ms },
-            false => Fault::PowerCut { machine, down_ms },
-        })
+        at(
+            at_ms,
+            match dice.one_in(2) {
+                true => Fault::Kill { machine, down_ms },
+                false => Fault::PowerCut { machine, down_ms },
+            },
+        )
     };
     (0..=shape.nodes / 2).map(fall).collect()
 }

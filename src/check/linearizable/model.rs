@@ -199,13 +199,13 @@ impl Model for Key {
             ..KeyValue::default()
         };
         let kvs = state.iter().map(|(value, version)| plain(value, *version)).collect();
-        let store = Store::new(&Start { revision: Revision(1), kvs });
+        let store = Store::new(&Start { kvs, ..Start::default() });
         let (expected, changes) = store.evaluate(request).ok()?;
         let mut got = response.cloned();
         got.iter_mut().for_each(without_revisions);
         let mut expected = expected;
         without_revisions(&mut expected);
-        if got.is_some_and(|got| difference(&expected, &got, false).is_some()) {
+        if got.is_some_and(|got| difference(request, &expected, &got).is_some()) {
             return None;
         }
         match changes.get(&key) {

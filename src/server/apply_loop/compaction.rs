@@ -13,9 +13,10 @@ impl<E: Env> ApplyLoop<E> {
     /// Computes the checksum of a compaction in the background; if one is being computed, this
     /// one is left out, as etcd does.
     pub(super) fn start_hash(&mut self, hash: CompactionHash) {
-        if self.hash.is_none() {
-            self.hash = Some(Box::pin(self.parts.env.blocking(move || hash.run())));
+        if self.hash.is_some() {
+            return self.parts.env.mark("compaction: its checksum left out");
         }
+        self.hash = Some(Box::pin(self.parts.env.blocking(move || hash.run())));
     }
 
     pub(super) fn finish_hash(&mut self, hash: HashResult) -> std::result::Result<(), Fatal> {
@@ -40,6 +41,7 @@ impl<E: Env> ApplyLoop<E> {
         self.unflushed_since.get_or_insert(self.parts.env.clock().now());
         if progress.done {
             self.compacting = false;
+            self.parts.env.mark("compaction: finished");
             let revision = self.parts.state.store.reader().compacted().map_err(fatal)?;
             tracing::info!("compact-revision" = revision.0, "finished scheduled compaction");
             self.flush_wanted |= !self.physical.is_empty();

@@ -62,17 +62,22 @@ impl<E: Env> ApplyLoop<E> {
         let worked = match copy {
             Ok(copy) => {
                 store.finish_defragment(copy).map_err(fatal)?;
+                self.parts.env.mark("defragment: finished");
                 tracing::info!("finished defragment");
                 true
             }
             Err(NoCopy::Abandoned(error)) => {
                 store.abandon_defragment();
+                self.parts.env.mark("defragment: abandoned");
                 tracing::warn!(%error, "failed to defragment; the store goes on in its old file");
                 // What is left of the copy is removed at the next start, too.
                 let _ = self.parts.env.disk().remove(&defragment_path(&self.parts.store_path));
                 false
             }
-            Err(NoCopy::Unclear(error)) => return Err(fatal(error)),
+            Err(NoCopy::Unclear(error)) => {
+                self.parts.env.mark("defragment: which file counts is unclear");
+                return Err(fatal(error));
+            }
         };
         for reply in self.defragment_waiters.drain(..) {
             let _ = reply.send(worked);

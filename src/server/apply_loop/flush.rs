@@ -76,6 +76,7 @@ impl<E: Env> ApplyLoop<E> {
                  on that file system; writes are accepted again by themselves once there is room"
             );
         }
+        self.parts.env.mark("flush: waits for room on the disk");
         self.parts.status.set_flush_waits(true);
         let at = self.parts.env.clock().now() + ROOM_CHECK_INTERVAL;
         self.waiting_flush = Some((job, at));
@@ -107,6 +108,9 @@ impl<E: Env> ApplyLoop<E> {
         let store = &self.parts.state.store;
         if store.applied() != store.flushed().map_err(fatal)? {
             // More was applied meanwhile: only another flush holds that too.
+            if self.is_awaited() {
+                self.parts.env.mark("flush: another one for who waits");
+            }
             self.flush_wanted |= self.is_awaited();
             return Ok(());
         }

@@ -36,6 +36,7 @@ impl<E: Env> ApplyLoop<E> {
         self.parts.state.store.replace(store).map_err(fatal)?;
         self.parts.state.reload(&restored).map_err(fatal)?;
         observed::store_opened(&self.parts.env, &self.parts.state, &restored);
+        self.parts.env.mark("snapshot: installed");
         self.unflushed_since = None;
         self.compacting = self.parts.state.store.is_compacting();
         self.publish(true);

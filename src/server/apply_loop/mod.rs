@@ -167,6 +167,9 @@ impl<E: Env> ApplyLoop<E> {
             self.start_flush().await?;
             let unflushed = self.parts.state.store.pending().map_err(fatal)?;
             let has_room = unflushed.bytes < UNFLUSHED_BYTES_MAX;
+            if !has_room {
+                self.parts.env.mark("apply: waits for a flush");
+            }
             tokio::select! {
                 biased;
                 // Entries not applied now are applied at the next start.
@@ -251,6 +254,7 @@ impl<E: Env> ApplyLoop<E> {
             if command.is_none() {
                 for_leases.push(LeaseInput::Term(entry.term));
             }
+            observed::mark_command(&self.parts.env, entry.term, command.as_ref());
             let applied = self.parts.state.apply(entry.index, entry.term, command);
             let outcome = applied.map_err(fatal)?;
             let at = (entry.index, entry.term);
@@ -261,6 +265,9 @@ impl<E: Env> ApplyLoop<E> {
             members_changed |= outcome.members_changed;
             if let Some((revision, hash)) = outcome.compacted {
                 for_hub.push(HubInput::Compacted(revision));
+                if self.compacting {
+                    self.parts.env.mark("compaction: another one before the end");
+                }
                 self.compacting = true;
                 self.start_hash(hash);
             }

@@ -85,6 +85,7 @@ impl<E: Env> NodeLoop<E> {
             self.observe_write(&self.to_write);
             Job::Write(std::mem::take(&mut self.to_write))
         } else if let Some(index) = self.release.take() {
+            self.env.mark("wal: old entries released");
             Job::Release(index)
         } else if std::mem::take(&mut self.prepare) {
             Job::Prepare
@@ -163,6 +164,7 @@ impl<E: Env> NodeLoop<E> {
         }
         self.status.set_disk_full(true);
         self.retry_at = Some(self.now() + Duration::from_secs(1));
+        self.env.mark("wal: found the disk full");
         let after = std::mem::take(&mut self.to_write);
         if after.reset.is_some() {
             // What could not be written is void now.

@@ -18,6 +18,7 @@ impl<E: Env> NodeLoop<E> {
                     "remote-peer-id" = %from, "claimed-from" = message.from, "claimed-to" = message.to,
                     "dropped a Raft message whose sender or receiver is not who it says"
                 );
+                self.env.mark("raft: a message meant for another");
                 return;
             }
             Err(error) => {
@@ -32,6 +33,7 @@ impl<E: Env> NodeLoop<E> {
         let backlog = self.to_apply.len() > limits::APPLY_QUEUE_MAX;
         if appends && (backlog || self.to_write.bytes > limits::LOG_BATCH_BYTES_MAX) {
             // As if the network had lost it: the leader sends it again when we have caught up.
+            self.env.mark("raft: an append dropped for want of room");
             return;
         }
         self.node.step(message);
@@ -48,6 +50,7 @@ impl<E: Env> NodeLoop<E> {
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.send_snapshot(to, payload);
             } else if !self.transport.send(to, payload) {
+                self.env.mark("raft: a message to a peer dropped");
                 self.node.unreachable(to);
             }
         }
@@ -56,10 +59,12 @@ impl<E: Env> NodeLoop<E> {
     /// Proposals of a member that took us for the leader. While leadership moves they are held:
     /// were they dropped, their clients would wait until they give up.
     fn take_forwarded(&mut self, message: Message) {
-        if let Some(message) = self.node.step_proposals(message)
-            && self.forwarded.len() < limits::FORWARDED_HELD_MAX
-        {
+        let Some(message) = self.node.step_proposals(message) else { return };
+        if self.forwarded.len() < limits::FORWARDED_HELD_MAX {
+            self.env.mark("proposal: a forwarded one held");
             self.forwarded.push_back(message);
+        } else {
+            self.env.mark("proposal: a forwarded one dropped");
         }
     }
 
@@ -80,17 +85,20 @@ impl<E: Env> NodeLoop<E> {
         if self.snapshots_out.contains_key(&to) {
             return;
         }
+        self.env.mark("snapshot: wanted by a follower");
         self.snapshots_out.insert(to, self.applied);
         self.hand_to_apply(ApplyInput::PrepareSnapshot { to });
     }
 
     pub(super) fn send_snapshot(&mut self, to: MemberId, header: Bytes) {
         let Some((_, source)) = self.prepared_snapshots.remove(&to) else {
+            self.env.mark("snapshot: announced but not there");
             self.node.snapshot_sent(to, false);
             return;
         };
         let outgoing = OutgoingSnapshot { to, header, source };
         if self.snapshots.try_send(outgoing).is_err() {
+            self.env.mark("snapshot: too many to send");
             self.snapshots_out.remove(&to);
             self.node.snapshot_sent(to, false);
         }
@@ -100,7 +108,14 @@ impl<E: Env> NodeLoop<E> {
     pub(super) fn compact_log(&mut self) {
         let keep = self.snapshots_out.values().min().copied().unwrap_or(self.applied);
         let by_count = Index(self.applied.0.saturating_sub(self.catchup_entries));
+        if keep < by_count {
+            self.env.mark("log: kept for a snapshot on its way");
+        }
+        let before = self.node.log().before();
         self.node.log().compact(by_count.min(keep));
+        if self.node.log().before() != before {
+            self.env.mark("log: compacted in memory");
+        }
         let relied_on = !self.snapshots_out.is_empty();
         let bytes_max = limits::LOG_MEMORY_BYTES_MAX * if relied_on { 8 } else { 1 };
         while self.node.log().bytes() > bytes_max {
@@ -108,6 +123,7 @@ impl<E: Env> NodeLoop<E> {
             if before >= self.applied {
                 break;
             }
+            self.env.mark("log: compacted for its size");
             self.node.log().compact(Index(before.0 + 1));
         }
     }

@@ -342,6 +342,7 @@ impl<E: Env> NodeLoop<E> {
             self.carry_out(effects);
         }
         if let Some(done) = self.installing.take_if(|_| self.to_write.reset.is_none()) {
+            self.env.mark("snapshot: received in vain");
             // Raft had no use for the snapshot that was offered.
             let _ = done.send(false);
         }
@@ -376,17 +377,21 @@ impl<E: Env> NodeLoop<E> {
         self.expire(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
+            self.env.mark("wal: written again after a full disk");
         }
         if self.round.as_ref().is_some_and(|r| now >= r.asked + limits::READ_INDEX_RETRY) {
+            self.env.mark("read: asked again after silence");
             self.ask_round();
         }
         if let Some(transfer) = self.transfer.take_if(|transfer| transfer.deadline <= now) {
+            self.env.mark("transfer: timed out");
             let _ = transfer.reply.send(Err(Error::TimeoutLeaderTransfer));
         }
     }
 
     fn start_transfer(&mut self, target: MemberId, reply: oneshot::Sender<Result<()>>) {
         if !self.published.leading {
+            self.env.mark("transfer: asked of a follower");
             let _ = reply.send(Err(Error::NotLeader));
         } else if target == self.id {
             let _ = reply.send(Ok(()));
@@ -407,6 +412,9 @@ impl<E: Env> NodeLoop<E> {
         if reads_possible && !self.reads_possible && leadership.leading {
             // Reads asked before were dropped: a leader without an entry of its term cannot
             // know what is committed.
+            if self.round.is_some() {
+                self.env.mark("read: asked again by a new leader");
+            }
             self.ask_round();
         }
         self.reads_possible = reads_possible;
@@ -414,6 +422,7 @@ impl<E: Env> NodeLoop<E> {
             return;
         }
         let previous = std::mem::replace(&mut self.published, leadership);
+        self.mark_leadership(previous, leadership);
         self.status.set_leadership(leadership);
         if leadership.leader != previous.leader {
             self.log_leader(previous, leadership);
@@ -424,6 +433,7 @@ impl<E: Env> NodeLoop<E> {
             }
             if let Some(transfer) = self.transfer.take_if(|t| t.target == leadership.leader) {
                 tracing::info!("transferee-member-id" = %transfer.target, "leadership transfer finished");
+                self.env.mark("transfer: done");
                 let _ = transfer.reply.send(Ok(()));
             }
         }

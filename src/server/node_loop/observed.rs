@@ -3,7 +3,7 @@
 use super::NodeLoop;
 use super::disk::ToWrite;
 use crate::env::{Env, Hard, Observation, Promise, Role};
-use crate::raft::{Message, MessageType, Persist, StateRole};
+use crate::raft::{Leadership, Message, MessageType, Persist, StateRole};
 use crate::types::{Index, MemberId, Term, limits};
 
 impl<E: Env> NodeLoop<E> {
@@ -52,6 +52,26 @@ impl<E: Env> NodeLoop<E> {
         };
         let (to, term) = (MemberId(message.to), Term(message.term));
         self.env.observe(Observation::Sent { to, term, promise });
+    }
+
+    /// Elections and their ends, as far as they are seldom.
+    pub(super) fn mark_leadership(&self, before: Leadership, now: Leadership) {
+        let nobody = MemberId(0);
+        if before.leading && !now.leading {
+            self.env.mark("election: a leader stepped down");
+        }
+        if now.leading && before.leader != nobody {
+            self.env.mark("election: won against a leader");
+        }
+        if before.leader == nobody && now.leader == nobody && before.term < now.term {
+            self.env.mark("election: ended without a leader");
+        }
+        if before.leader != nobody && now.leader == nobody {
+            self.env.mark("election: the leader was lost");
+        }
+        if before.leading && now.leader != nobody && !now.leading {
+            self.env.mark("election: a leader met another");
+        }
     }
 
     /// Role and term, and how full what is bounded is.

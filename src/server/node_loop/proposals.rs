@@ -22,6 +22,7 @@ impl<E: Env> NodeLoop<E> {
         if behind > limits::APPLY_BACKLOG_ENTRIES_MAX
             || self.proposals.len() >= limits::NODE_QUEUE_MAX
         {
+            self.env.mark("proposal: refused for the backlog");
             let _ = proposal.reply.send(Err(Error::TooManyRequests));
             return;
         }
@@ -41,6 +42,7 @@ impl<E: Env> NodeLoop<E> {
                 .max(1);
             let batch = self.proposals.iter().take(count);
             if !self.node.propose(batch.map(|proposal| (Bytes::new(), proposal.data.clone()))) {
+                self.env.mark("proposal: waits for a leader");
                 return;
             }
             for proposal in self.proposals.drain(..count) {
@@ -81,7 +83,10 @@ impl<E: Env> NodeLoop<E> {
         }
         match self.apply.try_send(input) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(input)) => self.to_apply.push_back(input),
+            Err(mpsc::error::TrySendError::Full(input)) => {
+                self.env.mark("apply: its queue was full");
+                self.to_apply.push_back(input);
+            }
             // The apply loop ended: so do we, with its reason.
             Err(mpsc::error::TrySendError::Closed(_)) => {}
         }
@@ -95,11 +100,13 @@ impl<E: Env> NodeLoop<E> {
             }
             self.deadlines.pop_front();
             if let Some(waiter) = self.waiters.remove(&id) {
+                self.env.mark("proposal: outcome unknown in time");
                 let _ = waiter.send(Err(error));
             }
         }
         while self.proposals.front().is_some_and(|proposal| proposal.deadline <= now) {
             let proposal = self.proposals.pop_front().expect("it was looked at");
+            self.env.mark("proposal: never proposed in time");
             let _ = proposal.reply.send(Err(error));
         }
         let late = |waiter: &mut ReadWaiter| waiter.deadline <= now;
@@ -107,6 +114,7 @@ impl<E: Env> NodeLoop<E> {
         let confirmed =
             self.confirmed_reads.iter_mut().flat_map(|(_, waiters)| waiters.extract_if(.., late));
         for waiter in self.new_reads.extract_if(.., late).chain(round).chain(confirmed) {
+            self.env.mark("read: not confirmed in time");
             let _ = waiter.reply.send(Err(Error::Timeout));
         }
     }

@@ -53,6 +53,12 @@ impl<E: Env> NodeLoop<E> {
         };
         let context = u64::from_le_bytes(context);
         if let Some(round) = self.round.take_if(|round| round.contexts.contains(&context)) {
+            if round.contexts.last() != Some(&context) {
+                self.env.mark("read: confirmed by an earlier question");
+            }
+            if read.index > self.applied {
+                self.env.mark("read: waits until it is applied");
+            }
             self.confirmed_reads.push_back((read.index, round.waiters));
             self.release_reads();
             self.start_round();

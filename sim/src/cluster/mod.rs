@@ -12,22 +12,30 @@
 //!   out: it is never started again, and a person would rebuild it from its peers;
 //! - it could not start on a full disk. One that runs when the disk fills up must not end.
 //!
+//! | file | idea |
+//! |---|---|
+//! | `warden` | what is asked of members as any client may ask |
+//! | this one | machines to start, kill, cut the power of, pause |
+//!
 //! A damaged member is started only when all that the others acknowledged is safe without it
 //! ([`Cluster::start`]): a log that lost its end to a damaged sector looks like one that was never
 //! synced, so such a member may forget entries and votes, and Raft promises nothing about members
 //! that forget. Once every undamaged member has answered a linearizable read while it was down,
 //! they hold its entries and know its term, and nothing hangs on it any more.
 
-use crate::env::{SimEnv, Streams};
+mod warden;
+
+pub use warden::is_out_of_range;
+
 use crate::env::disk::Host;
 use crate::env::network::{Machine, Switch};
+use crate::env::{SimEnv, Streams};
 use crate::oracle::Oracle;
 use crate::plan::{DiskKnobs, Plan};
 use crate::report::Failure;
 use crate::trace::Trace;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
-use quorate::client::{Client, Get, Options};
 use quorate::config::{Config, Request};
 use quorate::member::MemberError;
 use std::collections::BTreeMap;
@@ -39,8 +47,6 @@ use tokio::sync::oneshot;
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The machine from which the cluster looks after its members.
 const WARDEN: u8 = 241;
-/// How long a member may take to say who leads.
-const LEADER_DEADLINE: Duration = Duration::from_millis(200);
 /// How often is looked whether something has come true.
 pub const STEP: Duration = Duration::from_millis(10);
 
@@ -157,17 +163,6 @@ impl Cluster {
         client_machine(&self.trace, &self.switch, self.streams, number)
     }
 
-    /// A client that looks after members, and the node it runs on.
-    pub fn warden(&self, endpoints: &[String], deadline: Duration) -> Client {
-        let options = Options {
-            deadline: Some(deadline),
-            connect_timeout: Duration::from_secs(1),
-            backoff_max: Duration::from_millis(500),
-            ..Options::default()
-        };
-        Client::connect(&self.warden.1, endpoints, options).expect("the endpoints are well formed")
-    }
-
     fn member(&self, machine: Machine) -> &Member {
         self.members.iter().find(|member| member.machine == machine).expect("it is a member")
     }
@@ -197,11 +192,6 @@ impl Cluster {
     /// Whether its disk holds what was never written to it.
     pub fn is_damaged(&self, machine: Machine) -> bool {
         self.member(machine).host.damaged()
-    }
-
-    /// Whether it has ended for good.
-    pub fn is_out(&self, machine: Machine) -> bool {
-        self.state(machine).is_out
     }
 
     /// The members that are all they should be, running or not.
@@ -236,21 +226,6 @@ impl Cluster {
         });
     }
 
-    /// Whether all undamaged members know everything that was acknowledged, with this one down.
-    pub async fn manages_without(&self, machine: Machine) -> bool {
-        let others = self.undamaged().into_iter().filter(|&other| other != machine);
-        for other in others {
-            if !self.is_running(other) {
-                return false;
-            }
-            let client = self.warden(&[Cluster::endpoint(other)], Duration::from_secs(1));
-            if client.get(Get::key("warden")).await.is_err() {
-                return false;
-            }
-        }
-        !self.is_running(machine)
-    }
-
     fn start_now(&self, machine: Machine) {
         let member = self.member(machine);
         let mut state = self.state(machine);
@@ -267,11 +242,7 @@ impl Cluster {
         state.pauses = 0;
         let boot = state.boot;
         self.trace.event(format_args!("{machine} starts {:?}", state.flags));
-        let env = SimEnv::new(
-            self.trace.clone(),
-            self.switch.boot(machine),
-            member.host.mount(),
-        );
+        let env = SimEnv::new(self.trace.clone(), self.switch.boot(machine), member.host.mount());
         if member.host.damaged() {
             self.oracle.damaged(machine.0);
         }
@@ -412,42 +383,6 @@ impl Cluster {
     /// What a member is started with from its next start on.
     pub fn set_flags(&self, machine: Machine, flags: &[String]) {
         self.state(machine).flags = flags.to_vec();
-    }
-
-    /// The member that leads, as most of the members that answer see it. Asking takes simulated
-    /// time, but not long.
-    pub async fn leader(&self) -> Option<Machine> {
-        let mut answers = Vec::new();
-        for machine in self.machines() {
-            let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
-            answers.push(madsim::task::spawn(async move { client.status().await }));
-        }
-        let mut newest = None;
-        for answer in answers {
-            let Ok(status) = answer.await.expect("it does not panic") else { continue };
-            if status.leader != 0 {
-                newest = newest.max(Some((status.raft_term, status.leader)));
-            }
-        }
-        let (_, leader) = newest?;
-        for machine in self.machines() {
-            if self.member_id(machine).await == Some(leader) {
-                return Some(machine);
-            }
-        }
-        None
-    }
-
-    /// The id that a member has in the cluster; none if nobody tells.
-    pub async fn member_id(&self, machine: Machine) -> Option<u64> {
-        let known = self.state(machine).member_id;
-        if known.is_some() {
-            return known;
-        }
-        let client = self.warden(&[Cluster::endpoint(machine)], LEADER_DEADLINE);
-        let header = client.status().await.ok()?.header?;
-        self.state(machine).member_id = Some(header.member_id);
-        Some(header.member_id)
     }
 
     /// Something must not have happened.

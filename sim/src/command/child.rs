@@ -1,0 +1,167 @@
+//! The inside of a child process: one plan, one run.
+//!
+//! The plan comes as JSON on the standard input, messages and lines to look at go to the standard
+//! output. Two threads beside the run's own keep the starter informed: nothing of theirs reaches
+//! the simulation, whose world is that of one thread.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "outside the simulation: files, threads and real time"
+)]
+
+use super::message::{Message, Panic};
+use super::source;
+use crate::plan::Plan;
+use crate::trace;
+use clap::Args;
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+
+/// How often the simulated time is told, in real time.
+const TELL_INTERVAL: Duration = Duration::from_millis(500);
+/// Of the thread that runs the simulation.
+const STACK_BYTES: usize = 16 << 20;
+
+/// What a child is asked for beside the plan.
+#[derive(Args, Clone, Default, Debug)]
+pub struct ChildArgs {
+    /// Print faults, calls and outcomes as they come
+    #[arg(long)]
+    pub trace: bool,
+    /// Print the log of the members
+    #[arg(long)]
+    pub log: bool,
+    /// Write the log of the members to a file
+    #[arg(long, conflicts_with = "log")]
+    pub log_file: Option<PathBuf>,
+    /// Write the history to a file
+    #[arg(long)]
+    pub history: Option<PathBuf>,
+}
+
+impl ChildArgs {
+    /// As words of a command line.
+    pub fn words(&self) -> Vec<std::ffi::OsString> {
+        let ChildArgs { trace, log, log_file, history } = self;
+        let mut words = Vec::new();
+        words.extend(trace.then(|| "--trace".into()));
+        words.extend(log.then(|| "--log".into()));
+        for (name, file) in [("--log-file", log_file), ("--history", history)] {
+            words.extend(file.iter().flat_map(|file| [name.into(), file.into()]));
+        }
+        words
+    }
+}
+
+/// Runs the plan that is on the standard input.
+pub fn main(arguments: ChildArgs) -> ExitCode {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text).map_err(|error| error.to_string());
+    let plan: Plan = match read.and_then(|_| source::parse(&text)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("error: the plan on the standard input: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = start_log(&arguments) {
+        eprintln!("error: the log file: {error}");
+        return ExitCode::from(2);
+    }
+    tell_panics();
+    tell_time();
+    let started = Instant::now();
+    // A fresh thread: the hash keys of std's maps are drawn once per thread, from the seed.
+    let running = std::thread::Builder::new().stack_size(STACK_BYTES);
+    let running = running.spawn(move || source::play(&plan, arguments.trace));
+    let Ok((mut report, history)) = running.expect("a thread can be had").join() else {
+        return ExitCode::FAILURE;
+    };
+    report.real_ms = u64::try_from(started.elapsed().as_millis()).expect("runs end");
+    if let Some(file) = arguments.history
+        && let Err(error) = File::create(&file).and_then(|file| history.write(BufWriter::new(file)))
+    {
+        eprintln!("error: {}: {error}", file.display());
+        return ExitCode::from(2);
+    }
+    tell(&Message::Report(Box::new(report)));
+    ExitCode::SUCCESS
+}
+
+/// Writes a message. A child whose starter is gone has nothing left to do.
+fn tell(message: &Message) {
+    if writeln!(std::io::stdout(), "{}", message.line()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Has the first panic told at once: what comes after it may never return.
+fn tell_panics() {
+    let first = Mutex::new(true);
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        let Ok(mut first) = first.lock() else { return };
+        if std::mem::take(&mut *first) {
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let location =
+                info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            tell(&Message::Panic(Panic {
+                message: text.unwrap_or("no message").to_owned(),
+                location: location.unwrap_or_else(|| "an unknown place".into()),
+            }));
+        }
+    }));
+}
+
+/// Has the simulated time told while it passes.
+fn tell_time() {
+    std::thread::spawn(|| {
+        let mut told = None;
+        loop {
+            std::thread::sleep(TELL_INTERVAL);
+            let simulated_us = trace::REACHED_NS.load(Ordering::Relaxed) / 1_000;
+            if told != Some(simulated_us) {
+                tell(&Message::Reached { simulated_us });
+                told = Some(simulated_us);
+            }
+        }
+    });
+}
+
+fn start_log(arguments: &ChildArgs) -> std::io::Result<()> {
+    let ours = Targets::new().with_target("quorate", tracing::Level::DEBUG);
+    let lines = tracing_subscriber::fmt::layer().with_timer(SimTime).with_ansi(false);
+    let registry = tracing_subscriber::registry();
+    if let Some(file) = &arguments.log_file {
+        // Without a buffer, so that a panic loses nothing.
+        let file = Mutex::new(File::create(file)?);
+        registry.with(lines.with_writer(file).with_filter(ours)).init();
+    } else if arguments.log {
+        registry.with(lines.with_filter(ours)).init();
+    }
+    Ok(())
+}
+
+/// Simulated time for the log; the machine is in madsim's span.
+struct SimTime;
+
+impl tracing_subscriber::fmt::time::FormatTime for SimTime {
+    fn format_time(
+        &self,
+        out: &mut tracing_subscriber::fmt::format::Writer<'_>,
+    ) -> std::fmt::Result {
+        let elapsed = madsim::time::TimeHandle::try_current().map(|time| time.elapsed());
+        write!(out, "{:>12.6}", elapsed.unwrap_or_default().as_secs_f64())
+    }
+}
