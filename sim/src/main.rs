@@ -18,6 +18,7 @@
 //! | [`command`] | the command line; each seed in a process of its own |
 //! | [`shrink`] | a failing plan made small |
 //! | [`artifacts`] | what is left of a failure, as files |
+//! | [`mutants`] | bugs planted in a copy of the product, to see whether they are found |
 //!
 //! A run is a seed and a commit. The same two give the same run, byte for byte: every event goes
 //! into one [`trace`] whose hash is printed, and `--twice` compares it over two processes.
@@ -35,6 +36,8 @@ mod command;
 mod entropy;
 #[cfg(madsim)]
 mod env;
+#[cfg(madsim)]
+mod mutants;
 #[cfg(madsim)]
 mod nemesis;
 #[cfg(any(madsim, test))]

@@ -16,7 +16,9 @@
 //! | `serializable` | old reads are states that were, and do not go back |
 //! | `violation` | what was found |
 //! | `report`, `page` | the verdict, as text, JSON, and a page to look at |
-//! | `edn` | histories for Jepsen's checkers |
+//! | `edn` | histories of Jepsen's, and for its checkers |
+//! | `lists` | transactions that append to lists: cycles of dependencies |
+//! | `recorded` | a file of either form |
 //!
 //! What holds of all of it:
 //!
@@ -38,8 +40,10 @@ pub mod edn;
 pub mod history;
 mod leases;
 pub mod linearizable;
+pub mod lists;
 pub mod op;
 pub mod page;
+pub mod recorded;
 pub mod report;
 pub mod serializable;
 pub mod store;
@@ -48,12 +52,13 @@ pub mod watch;
 
 pub use data::Data;
 pub use history::History;
+pub use recorded::Recorded;
 pub use report::{Report, Verdict};
 pub use violation::{Rule, Violation};
 
 use linearizable::revisions;
 use linearizable::{Call, model, search};
-use op::{Operation, Outcome, Request};
+use op::{Operation, Outcome, Request, Response};
 
 /// How much may be tried before the answer is "unknown".
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +135,7 @@ fn by_search(history: &History, limits: Limits) -> Result<(), Failure> {
             ))
         })?);
     }
+    let has_versions = history.operations.iter().any(tells_version);
     let parts = linearizable::partition(&keys, Clone::clone);
     for (key, part) in parts {
         let places: Vec<usize> = part.into_iter().map(|item| done[item]).collect();
@@ -144,7 +150,8 @@ fn by_search(history: &History, limits: Limits) -> Result<(), Failure> {
             }
         };
         let calls: Vec<_> = places.iter().map(call).collect();
-        match search::check(&model::Key { start }, &calls, limits.steps_max) {
+        let model = model::Key { start, has_versions };
+        match search::check(&model, &calls, limits.steps_max) {
             search::Answer::Linearizable(_) => {}
             search::Answer::Unknown => {
                 return Err(Failure::Unknown(format!(
@@ -170,6 +177,23 @@ fn by_search(history: &History, limits: Limits) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn tells_version(operation: &Operation) -> bool {
+    fn told(response: &Response) -> bool {
+        let version = |kv: &op::KeyValue| kv.version > 0;
+        match response {
+            Response::Range(told) => told.kvs.iter().any(version),
+            Response::Put(told) => told.prev_kv.iter().any(version),
+            Response::DeleteRange(told) => told.prev_kvs.iter().any(version),
+            Response::Txn(txn) => txn.responses.iter().any(told),
+            Response::Compact(_)
+            | Response::LeaseGrant(_)
+            | Response::LeaseRevoke(_)
+            | Response::LeaseKeepAlive(_) => false,
+        }
+    }
+    operation.response().is_some_and(told)
 }
 
 /// The one key that a request touches, if it is one.

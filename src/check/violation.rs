@@ -47,6 +47,18 @@ pub enum Rule {
     WatchBookmark,
     /// An event that no write made, or with other contents.
     WatchContent,
+    /// A list with an element twice, or one that nobody or too many appended.
+    ListElement,
+    /// What a failed transaction appended was read, or half of what one did.
+    ListAborted,
+    /// A list was read in two orders.
+    ListOrder,
+    /// A transaction does not see what it did itself.
+    ListInternal,
+    /// What was appended is gone.
+    ListLost,
+    /// Transactions that each must come before themselves.
+    ListCycle,
 }
 
 impl Rule {
@@ -72,6 +84,12 @@ impl Rule {
             Rule::WatchReliable => "missed watch event",
             Rule::WatchBookmark => "an event behind announced progress",
             Rule::WatchContent => "a watch event that differs from the write",
+            Rule::ListElement => "an element of a list that cannot be",
+            Rule::ListAborted => "a read of what was not done",
+            Rule::ListOrder => "a list in two orders",
+            Rule::ListInternal => "a transaction contradicts itself",
+            Rule::ListLost => "a lost append",
+            Rule::ListCycle => "a cycle of dependencies",
         }
     }
 }

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::check::history::ReadError;
-use crate::check::{History, Limits, Report, Verdict, check, page};
+use crate::check::{Limits, Recorded, Report, Verdict, page};
 use clap::{Args, ValueEnum};
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 /// Check whether a recorded history of a store is lawful.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// The history, one JSON object per line; - reads the standard input
+    /// The history: JSON lines, or Jepsen's EDN; - reads the standard input
     history: PathBuf,
     /// Write a page that shows the history and what was found
     #[arg(long, value_name = "FILE")]
@@ -38,13 +38,13 @@ enum Form {
 
 /// Reads, checks and reports.
 pub fn run(arguments: CheckArgs) -> ExitCode {
-    let history = match read(&arguments) {
-        Ok(history) => history,
+    let recorded = match read(&arguments) {
+        Ok(recorded) => recorded,
         Err(error) => {
             return unusable(&format!("{}: {error}", arguments.history.display()));
         }
     };
-    let report = check(&history, Limits { steps_max: arguments.steps });
+    let (history, report) = recorded.check(Limits { steps_max: arguments.steps });
     if let Some(file) = &arguments.html
         && let Err(error) = std::fs::write(file, page::page(&history, &report))
     {
@@ -63,12 +63,12 @@ pub fn run(arguments: CheckArgs) -> ExitCode {
     }
 }
 
-fn read(arguments: &CheckArgs) -> Result<History, ReadError> {
+fn read(arguments: &CheckArgs) -> Result<Recorded, ReadError> {
     if arguments.history.as_os_str() == "-" {
-        return History::read(std::io::stdin().lock());
+        return Recorded::read(std::io::stdin().lock());
     }
     let file = File::open(&arguments.history).map_err(ReadError::Io)?;
-    History::read(BufReader::new(file))
+    Recorded::read(BufReader::new(file))
 }
 
 fn json(report: &Report) -> String {

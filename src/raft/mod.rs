@@ -13,6 +13,8 @@
 //! - Election timeouts are drawn from a seed the environment gives, never from the thread's own
 //!   random numbers: ours is set over raft-rs's after every call.
 
+#[cfg(test)]
+mod batch_append_test;
 mod log;
 mod logger;
 mod node;

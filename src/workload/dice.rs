@@ -21,6 +21,7 @@ impl Dice {
     }
 
     /// 64 random bits.
+    #[expect(clippy::should_implement_trait, reason = "no iterator: it never ends")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         let mut bits = self.0;

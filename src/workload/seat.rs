@@ -12,10 +12,13 @@ use crate::check::op::{
     Response,
 };
 use crate::client::{Client, Delete, Error, Get, Put, Txn};
-use crate::env::Env;
+use crate::env::{Clock, Env};
 use crate::types::LeaseId;
 use std::time::Duration;
 use tonic::Code;
+
+/// How long a client waits for its first connection to a member.
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A client at one of several members.
 pub(super) struct Seat<E> {
@@ -64,7 +67,7 @@ impl<E: Env> Seat<E> {
     /// the next.
     pub async fn call(&mut self, request: &Request) -> Outcome {
         let invoke = self.recorder.now();
-        let mut answer = perform(&self.client, request).await;
+        let mut answer = self.perform(request).await;
         let returned = Some(self.recorder.now());
         if let Ok(response) = &answer
             && !request.fits(response)
@@ -105,6 +108,24 @@ impl<E: Env> Seat<E> {
             self.move_on(1);
         }
         outcome
+    }
+
+    /// Makes a call, but does not wait long for a connection to a member that may be down.
+    async fn perform(&self, request: &Request) -> Result<Response, Error> {
+        let mut answer = std::pin::pin!(perform(&self.client, request));
+        if self.client.connections() == 0 {
+            tokio::select! {
+                // An answer that is there counts, even in the last moment.
+                biased;
+                answer = &mut answer => return answer,
+                () = self.env.clock().sleep(CONNECTION_TIMEOUT) => {}
+            }
+            // Without a connection nothing was sent; and now nothing will be.
+            if self.client.connections() == 0 {
+                return Err(Error::Unreachable("no connection in time".into()));
+            }
+        }
+        answer.await
     }
 
     /// Asks how long a lease has to live; the answer is of no use to a history.

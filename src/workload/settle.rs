@@ -22,6 +22,8 @@ use std::time::Duration;
 const PROCESS: u64 = 2_000;
 /// What it writes to.
 const KEY: &str = "settled";
+/// The name of its watch among the watchers.
+const NAME: &str = "settle";
 /// Pause after something failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -86,15 +88,17 @@ pub async fn settle<E: Env>(
         }
     }
     let left = give_up_at.saturating_sub(env.clock().now()).max(deadline);
-    tokio::select! {
+    let read = tokio::select! {
         // A past that was read in the last moment was read.
         biased;
-        read = read_past(&env, &endpoints, recorder, deadline, revision) => read?,
+        read = read_past(&env, &endpoints, recorder, deadline, revision) => read,
         () = env.clock().sleep(left) => {
-            return Err(format!("no watch tells the past up to {revision} within {patience:?}"));
+            Err(format!("no watch tells the past up to {revision} within {patience:?}"))
         }
-    }
-    Ok(Settled { revision })
+    };
+    // Of this watch the error tells; it is not among those one waits for.
+    recorder.watcher_at(NAME, None);
+    read.map(|()| Settled { revision })
 }
 
 fn in_short(outcome: &Outcome) -> String {
@@ -122,7 +126,7 @@ async fn read_past<E: Env>(
                 .expect("endpoints are host:port")
                 .watch(Watch(wanted.request(start, 0))),
             recorder,
-            name: "settle",
+            name: NAME,
             record: recorder.watch(record),
             created: false,
             at: Revision(0),
@@ -130,7 +134,6 @@ async fn read_past<E: Env>(
         };
         let error = loop {
             if resumed.at >= revision {
-                recorder.watcher_at("settle", None);
                 return Ok(());
             }
             match resumed.watcher.next().await {

@@ -8,7 +8,6 @@
 //! they wait the member tells no progress, and progress is asked for until every other watch was
 //! told of the goal. If the stream ends before that, the next one takes over.
 
-use super::dice::Dice;
 use super::message;
 use super::options;
 use super::recorder::{Recorder, WatchPlace};
@@ -45,10 +44,9 @@ pub(super) struct Place<E> {
 /// Watches by streams until the goal is reached.
 pub(super) async fn follow<E: Env>(place: Place<E>, mut watching: Watching) {
     let clock = place.env.clock().clone();
-    let mut failures = 0;
     for round in 0.. {
         let plan = watching.stream(place.recorder.revision());
-        let endpoint = &place.endpoints[(round + failures) % place.endpoints.len()];
+        let endpoint = &place.endpoints[round % place.endpoints.len()];
         let options = Options { require_leader: plan.require_leader, ..options(OPEN_TIMEOUT) };
         let client = Client::connect(&place.env, [endpoint], options);
         let client = client.expect("an endpoint is host:port");
@@ -68,7 +66,6 @@ pub(super) async fn follow<E: Env>(place: Place<E>, mut watching: Watching) {
                 End::Lost => {}
             }
         }
-        failures += 1;
         clock.sleep(PAUSE).await;
     }
     place.recorder.watcher_at(&place.name, None);
@@ -203,7 +200,7 @@ impl<E: Env> Stream<'_, E> {
             return true;
         }
         // Not after every message: a member that catches up sends many.
-        if Dice::new(&[turn]).one_in(3) {
+        if turn.is_multiple_of(3) {
             self.ask_progress().await;
         }
         false

@@ -103,6 +103,8 @@ pub struct Cluster {
     warden: Arc<(NodeHandle, SimEnv)>,
     failures: Failures,
     oracle: Oracle,
+    /// Which processes ended when.
+    downs: Arc<Mutex<Vec<(Machine, Duration)>>>,
 }
 
 impl Cluster {
@@ -136,7 +138,7 @@ impl Cluster {
         let members = Arc::new((1..=plan.nodes).map(member).collect());
         let warden = Arc::new(client_machine(&trace, &switch, streams, WARDEN));
         let oracle = Oracle::new(trace.clone());
-        Cluster { trace, switch, streams, members, warden, failures, oracle }
+        Cluster { trace, switch, streams, members, warden, failures, oracle, downs: Arc::default() }
     }
 
     /// Who looks into the members.
@@ -327,7 +329,10 @@ impl Cluster {
     fn end(&self, machine: Machine) {
         Handle::current().kill(self.member(machine).node);
         let mut state = self.state(machine);
-        state.running = None;
+        if state.running.take().is_some() {
+            let down = (machine, self.trace.now());
+            self.downs.lock().expect("no holder panics").push(down);
+        }
         state.pauses = 0;
     }
 
@@ -378,6 +383,11 @@ impl Cluster {
             self.trace.event(format_args!("{machine} goes on"));
             Handle::current().resume(self.member(machine).node);
         }
+    }
+
+    /// Which processes ended when, in the order of time.
+    pub fn downs(&self) -> Vec<(Machine, Duration)> {
+        self.downs.lock().expect("no holder panics").clone()
     }
 
     /// What a member is started with from its next start on.

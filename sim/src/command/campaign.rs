@@ -13,11 +13,11 @@
 use super::arguments::{Task, Work};
 use super::child::ChildArgs;
 use super::meter::Meter;
-use super::process::{self, Heard, Outcome};
+use super::process::{self, CRASH_RULE, Heard, Outcome};
 use super::summary::{Summary, Verdict};
 use super::table::{count, duration, grouped};
 use super::{difference, failed};
-use crate::report::Report;
+use crate::report::{Failure, Report};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -29,6 +29,10 @@ use std::time::{Duration, Instant};
 const FOLLOWED_MAX: usize = 3;
 /// Broken rules of one run that are told.
 const TOLD_MAX: usize = 5;
+/// What is told of one broken rule, in characters; the report has it all.
+const RULE_CHARS_MAX: usize = 700;
+/// Lines of the standard error that are told.
+const COMPLAINTS_TOLD_MAX: usize = 20;
 /// How often the meter is looked after.
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -64,8 +68,8 @@ pub fn run(mut work: Work) -> ExitCode {
     } else {
         let mut text = format!("\n{}", summary.text(started.elapsed()));
         if failures > FOLLOWED_MAX {
-            let more = count(failures - FOLLOWED_MAX, "failure");
-            text.push_str(&format!("{more} more; the replay commands stand above\n"));
+            let more = count(failures - FOLLOWED_MAX, "more failure");
+            text.push_str(&format!("{more}, with nothing but the replay commands above\n"));
         }
         if runs < work.count {
             text.push_str(&format!(
@@ -250,21 +254,32 @@ fn text(task: &Task, Outcome { report, complaints }: &Outcome, verdict: Verdict)
         return text;
     }
     for failure in report.failures.iter().take(TOLD_MAX) {
-        text.push_str(&indented(&format!("{}: {}", failure.rule, failure.text), "  "));
+        text.push_str(&indented(&rule(failure), "  "));
     }
     if report.failures.len() > TOLD_MAX {
-        let more = count(report.failures.len() - TOLD_MAX, "complaint");
-        text.push_str(&format!("  and {more} more\n"));
+        let more = count(report.failures.len() - TOLD_MAX, "more broken rule");
+        text.push_str(&format!("  and {more}\n"));
     }
     if let Some(why) = &report.undecided {
         text.push_str(&indented(&format!("not all could be checked: {why}"), "  "));
     }
-    if !complaints.is_empty() {
+    // A panic is told already, and its backtrace is long; the files have it.
+    if report.failures.iter().any(|failure| failure.rule == CRASH_RULE) && !complaints.is_empty() {
+        let last = &complaints[complaints.len().saturating_sub(COMPLAINTS_TOLD_MAX)..];
         text.push_str("  its standard error ends with\n");
-        text.push_str(&indented(&complaints.join("\n"), "    "));
+        text.push_str(&indented(&last.join("\n"), "    "));
     }
     text.push_str(&format!("  replay: {}\n", replay(task)));
     text
+}
+
+/// A broken rule in words, as long as fits a terminal.
+pub fn rule(failure: &Failure) -> String {
+    let text = format!("{}: {}", failure.rule, failure.text);
+    match text.char_indices().nth(RULE_CHARS_MAX) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text,
+    }
 }
 
 /// The command that makes a run again.
@@ -281,7 +296,6 @@ pub fn indented(text: &str, indent: &str) -> String {
 mod tests {
     use super::*;
     use crate::plan::Plan;
-    use crate::report::Failure;
 
     fn task() -> Task {
         let plan: Plan = super::super::tests::plan();
@@ -322,7 +336,7 @@ mod tests {
         assert_eq!(told, format!("seed 7 FAILED: {LINE}{rules}"));
         let told = text(&task(), &outcome(7), Verdict::Failed);
         assert_eq!(told.matches("stale read").count(), 5);
-        assert!(told.contains("  and 2 complaints more\n"), "{told}");
+        assert!(told.contains("  and 2 more broken rules\n"), "{told}");
     }
 
     #[test]

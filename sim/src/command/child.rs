@@ -15,6 +15,7 @@ use super::source;
 use crate::plan::Plan;
 use crate::trace;
 use clap::Args;
+use std::backtrace::Backtrace;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::PathBuf;
@@ -124,6 +125,14 @@ fn tell_panics() {
     }));
 }
 
+/// File and line of the first call in a backtrace that is of this repository's code.
+fn caller(backtrace: &str) -> Option<String> {
+    let places = backtrace.lines().filter_map(|line| line.trim().strip_prefix("at ./"));
+    let place = places.into_iter().find(|place| !place.starts_with("sim/src/command/"))?;
+    // Without the column.
+    place.rsplit_once(':').map(|(place, _)| place.to_owned())
+}
+
 /// Has the simulated time told while it passes.
 fn tell_time() {
     std::thread::spawn(|| {
@@ -163,5 +172,26 @@ impl tracing_subscriber::fmt::time::FormatTime for SimTime {
     ) -> std::fmt::Result {
         let elapsed = madsim::time::TimeHandle::try_current().map(|time| time.elapsed());
         write!(out, "{:>12.6}", elapsed.unwrap_or_default().as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_elsewhere_is_told_by_who_called() {
+        let backtrace = "   0: core::option::expect_failed
+             at /rustc/59807616/library/core/src/option.rs:2245:5
+   1: {closure#0}
+             at ./sim/src/command/child.rs:120:9
+   2: sleep
+             at /root/.cargo/registry/src/madsim-0.2.34/src/sim/time/mod.rs:112:26
+   3: after
+             at ./sim/src/env/alarm.rs:48:29
+   4: sleep
+             at ./sim/src/env/clock.rs:122:20";
+        assert_eq!(caller(backtrace).as_deref(), Some("sim/src/env/alarm.rs:48"));
+        assert_eq!(caller("no frames"), None);
     }
 }

@@ -7,7 +7,7 @@
 )]
 
 use super::arguments::Work;
-use super::campaign::{Failed, indented, replay};
+use super::campaign::{Failed, indented, replay, rule};
 use super::child::ChildArgs;
 use super::message::Panic;
 use super::meter::Meter;
@@ -138,7 +138,7 @@ fn described(
 ) -> String {
     let report = &written.outcome.report;
     let mut text = match report.failures.iter().find(|found| same(found, failure)) {
-        Some(found) => indented(&format!("{}: {}", found.rule, found.text), "  "),
+        Some(found) => indented(&rule(found), "  "),
         None => "  the run that was recorded did not fail the same way: runs of one plan differ\n"
             .to_owned(),
     };

@@ -59,6 +59,7 @@ fn about(fault: &Fault) -> &'static str {
         Fault::Compact { .. } => "old revisions are compacted",
         Fault::Defragment { .. } => "a member rewrites its database",
         Fault::Snapshot { .. } => "a client asks for a snapshot and reads a part",
+        Fault::ClearAlarms => "an operator frees the space that a quota misses",
     }
 }
 
@@ -96,6 +97,7 @@ fn samples() -> Vec<Fault> {
         Fault::Defragment { machine },
         Fault::ClearAlarms,
         Fault::Snapshot { machine },
+        Fault::ClearAlarms,
     ]);
     samples
 }

@@ -35,16 +35,17 @@ mod difference;
 mod failed;
 mod list;
 mod message;
-mod meter;
+pub mod meter;
 pub mod process;
 mod regressions;
-mod source;
+pub mod source;
 mod summary;
-mod table;
+pub mod table;
 mod words;
 
 pub use child::ChildArgs;
 
+use crate::mutants::{self, MutantsArgs};
 use arguments::{RegressionsArgs, RunArgs, Work};
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -66,6 +67,8 @@ enum Command {
     List,
     /// Run the seeds that found something once
     Regressions(Box<RegressionsArgs>),
+    /// Plant bugs in a copy of the server and look whether they are found
+    Mutants(MutantsArgs),
     /// Run the plan on the standard input, in this process
     #[command(hide = true)]
     Child(ChildArgs),
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => work(arguments.work()),
         Command::List => list::main(),
         Command::Regressions(arguments) => work(arguments.work()),
+        Command::Mutants(arguments) => mutants::main(&arguments),
         Command::Child(arguments) => child::main(arguments),
     }
 }

@@ -26,7 +26,7 @@ pub const HANG: Duration = Duration::from_secs(120);
 pub const HANG_RULE: &str = "hang";
 pub const CRASH_RULE: &str = "crash";
 /// What is kept of a child's standard error.
-const COMPLAINTS_MAX: usize = 60;
+const COMPLAINTS_MAX: usize = 200;
 /// Lines that wait to be looked at.
 const QUEUE_MAX: usize = 1024;
 
@@ -58,8 +58,30 @@ pub fn run_within(
     hang: Duration,
     hear: &mut dyn FnMut(Heard<'_>),
 ) -> Outcome {
-    let mut command = own_program();
+    run_program(own_program(), plan, asked, hang, hear)
+}
+
+/// Runs a plan in another build of this program, or with another environment.
+pub fn run_in(
+    program: Command,
+    plan: &Plan,
+    asked: &ChildArgs,
+    hear: &mut dyn FnMut(Heard<'_>),
+) -> Outcome {
+    run_program(program, plan, asked, HANG, hear)
+}
+
+fn run_program(
+    mut command: Command,
+    plan: &Plan,
+    asked: &ChildArgs,
+    hang: Duration,
+    hear: &mut dyn FnMut(Heard<'_>),
+) -> Outcome {
     command.arg("child").args(asked.words());
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        command.env("RUST_BACKTRACE", "1");
+    }
     let json = serde_json::to_string(plan).expect("a plan is plain data");
     let empty = Report {
         seed: plan.seed,

@@ -117,7 +117,7 @@ fn life(kv: &KeyValue) -> (Revision, Revision, i64) {
 impl<'a> Facts<'a> {
     /// Gathers what the answers and watchers of a history show.
     pub fn new(history: &'a History, claims: &Claims) -> Facts<'a> {
-        let mut gather = Gather::new(history);
+        let mut gather = Gather::new(history, claims);
         for (place, operation) in history.operations.iter().enumerate() {
             if let Some(response) = operation.response() {
                 gather.response(place, &operation.request, response);
@@ -128,7 +128,7 @@ impl<'a> Facts<'a> {
                 gather.event(event, Teller::Watch(place));
             }
         }
-        gather.answered_writes(claims);
+        gather.answered_writes();
         gather.finish()
     }
 
@@ -168,7 +168,7 @@ struct Entry<'a> {
     until_by: Teller,
 }
 
-struct Gather<'a> {
+struct Gather<'a, 'b> {
     history: &'a History,
     facts: Facts<'a>,
     entries: Vec<Entry<'a>>,
@@ -177,10 +177,11 @@ struct Gather<'a> {
     answered: HashMap<usize, Vec<(Revision, usize)>>,
     /// The revision in hand is the operation's own: what it reads is from before.
     own: Option<Revision>,
+    claims: &'b Claims,
 }
 
-impl<'a> Gather<'a> {
-    fn new(history: &'a History) -> Gather<'a> {
+impl<'a, 'b> Gather<'a, 'b> {
+    fn new(history: &'a History, claims: &'b Claims) -> Gather<'a, 'b> {
         Gather {
             history,
             facts: Facts::default(),
@@ -188,6 +189,7 @@ impl<'a> Gather<'a> {
             places: HashMap::new(),
             answered: HashMap::new(),
             own: None,
+            claims,
         }
     }
 
@@ -233,16 +235,26 @@ impl<'a> Gather<'a> {
             _ => false,
         };
         if !same {
-            let (one, other) = (entry.sight, Sight { revision, key, what, by });
+            let (mut one, mut other) = (entry.sight, Sight { revision, key, what, by });
+            // If it is known what was written, the one that shows something else is wrong.
+            let writer = self.claims.writes.get(&revision);
+            let wrote =
+                writer.and_then(|place| put_value(&self.history.operations[*place].request, key));
+            if let (Some(value), Some(kv)) = (wrote, one.what.kv())
+                && matches!(one.what, Seen::Put(_))
+                && kv.value != *value
+            {
+                std::mem::swap(&mut one, &mut other);
+            }
             let text = format!(
                 "{} shows what revision {revision} did to {key} as {}, but {} shows it as {}.",
-                teller(self.history, by),
+                teller(self.history, other.by),
                 other.what.text(key),
                 teller(self.history, one.by),
                 one.what.text(key)
             );
             let got = other.what.text(key);
-            self.dispute((by, one.by), revision, text, (one.what.text(key), got));
+            self.dispute((other.by, one.by), revision, text, (one.what.text(key), got));
         }
     }
 
@@ -343,8 +355,8 @@ impl<'a> Gather<'a> {
     }
 
     /// Gathers which answered writes surely put which keys.
-    fn answered_writes(&mut self, claims: &Claims) {
-        for (revision, place) in &claims.writes {
+    fn answered_writes(&mut self) {
+        for (revision, place) in &self.claims.writes {
             let operation = &self.history.operations[*place];
             if let Some(response) = operation.response() {
                 self.puts(&operation.request, response, (*revision, *place));
@@ -499,6 +511,25 @@ impl<'a> Gather<'a> {
         let id = self.facts.zones_count;
         self.facts.zones_count += 1;
         self.facts.zones[entry.key].push(Zone { after, upto, missing, id });
+    }
+}
+
+/// The value that a request puts at a key, if there is only one that it can.
+fn put_value<'a>(request: &'a Request, key: &Data) -> Option<&'a Data> {
+    match request {
+        Request::Put(put) => (put.key == *key && !put.ignore_value).then_some(&put.value),
+        Request::Txn(txn) => {
+            let mut values =
+                txn.success.iter().chain(&txn.failure).filter_map(|part| put_value(part, key));
+            let first = values.next()?;
+            values.all(|value| value == first).then_some(first)
+        }
+        Request::Range(_)
+        | Request::DeleteRange(_)
+        | Request::Compact(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseKeepAlive(_) => None,
     }
 }
 

@@ -172,6 +172,8 @@ impl Model for AppendList {
 pub struct Key {
     /// The key before the first operation.
     pub start: Option<KeyValue>,
+    /// Whether answers tell versions; else all are taken to be 1.
+    pub has_versions: bool,
 }
 
 impl Model for Key {
@@ -180,7 +182,8 @@ impl Model for Key {
     type Output = Response;
 
     fn initial(&self) -> Self::State {
-        self.start.as_ref().map(|kv| (kv.value.clone(), kv.version))
+        let version = |kv: &KeyValue| if self.has_versions { kv.version } else { 1 };
+        self.start.as_ref().map(|kv| (kv.value.clone(), version(kv)))
     }
 
     fn step(
@@ -202,33 +205,46 @@ impl Model for Key {
         let store = Store::new(&Start { kvs, ..Start::default() });
         let (expected, changes) = store.evaluate(request).ok()?;
         let mut got = response.cloned();
-        got.iter_mut().for_each(without_revisions);
+        got.iter_mut().for_each(|got| self.without_revisions(got));
         let mut expected = expected;
-        without_revisions(&mut expected);
+        self.without_revisions(&mut expected);
+        if let Some(Response::DeleteRange(told)) = &got
+            && told.deleted < 0
+        {
+            got = None; // it does not tell whether there was something
+        }
         if got.is_some_and(|got| difference(request, &expected, &got).is_some()) {
             return None;
         }
         match changes.get(&key) {
-            Some(kv) => Some(kv.as_ref().map(|kv| (kv.value.clone(), kv.version))),
+            Some(kv) => Some(
+                kv.as_ref()
+                    .map(|kv| (kv.value.clone(), if self.has_versions { kv.version } else { 1 })),
+            ),
             None => Some(state.clone()),
         }
     }
 }
 
-/// Takes out what hangs on revisions.
-fn without_revisions(response: &mut Response) {
-    let plain = |kv: &mut KeyValue| {
-        (kv.create_revision, kv.mod_revision) = (Revision(0), Revision(0));
-        kv.lease = Default::default();
-    };
-    match response {
-        Response::Range(response) => response.kvs.iter_mut().for_each(plain),
-        Response::Put(response) => response.prev_kv.iter_mut().for_each(plain),
-        Response::DeleteRange(response) => response.prev_kvs.iter_mut().for_each(plain),
-        Response::Txn(response) => response.responses.iter_mut().for_each(without_revisions),
-        Response::Compact(_)
-        | Response::LeaseGrant(_)
-        | Response::LeaseRevoke(_)
-        | Response::LeaseKeepAlive(_) => {}
+impl Key {
+    /// Takes out what hangs on revisions, and versions if nobody tells them.
+    fn without_revisions(&self, response: &mut Response) {
+        let plain = |kv: &mut KeyValue| {
+            (kv.create_revision, kv.mod_revision) = (Revision(0), Revision(0));
+            kv.lease = Default::default();
+            kv.version = if self.has_versions { kv.version } else { 0 };
+        };
+        match response {
+            Response::Range(response) => response.kvs.iter_mut().for_each(plain),
+            Response::Put(response) => response.prev_kv.iter_mut().for_each(plain),
+            Response::DeleteRange(response) => response.prev_kvs.iter_mut().for_each(plain),
+            Response::Txn(response) => {
+                response.responses.iter_mut().for_each(|part| self.without_revisions(part));
+            }
+            Response::Compact(_)
+            | Response::LeaseGrant(_)
+            | Response::LeaseRevoke(_)
+            | Response::LeaseKeepAlive(_) => {}
+        }
     }
 }

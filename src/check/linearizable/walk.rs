@@ -25,7 +25,7 @@ use crate::check::clock::Told;
 use crate::check::data::Data;
 use crate::check::history::History;
 use crate::check::leases::{Attachment, Leases};
-use crate::check::op::{KeyValue, RangeRequest, Request, Response};
+use crate::check::op::{self, KeyValue, RangeRequest, Request, Response};
 use crate::check::store::{Changes, Store};
 use crate::check::violation::{Rule, Violation, difference};
 use crate::check::watch::{Mismatch, Watchers};
@@ -307,13 +307,8 @@ impl<'a> Walk<'a> {
             }
         };
         let (pair, expected) = difference.expect("it was just found");
-        let keys = match (&operation.request, &expected, got) {
-            (Request::Range(range), Response::Range(one), Response::Range(other)) => {
-                differing(range, &one.kvs, &other.kvs)
-            }
-            _ => None,
-        };
-        let keys = keys.map_or_else(|| self.footprint(place), |key| vec![KeyRange::single(key.0)]);
+        let mut keys = Vec::new();
+        differing(&operation.request, &expected, got, &mut keys);
         let told = self.is_deepest(revision);
         let violation = told.then(|| Box::new(explain::answer(self, place, pair, &keys)));
         Err(Contradiction { violation, keys })
@@ -625,9 +620,36 @@ fn surely_puts(request: &Request, told: &Response, key: &Data) -> bool {
     }
 }
 
+/// The keys whose state makes the first difference between two answers to a request.
+fn differing(request: &Request, expected: &Response, got: &Response, keys: &mut Vec<KeyRange>) {
+    match (request, expected, got) {
+        (Request::Range(range), Response::Range(expected), Response::Range(got)) => {
+            match first_difference(range, &expected.kvs, &got.kvs) {
+                Some(key) => keys.push(KeyRange::single(key.0)),
+                None => request.footprint(keys),
+            }
+        }
+        (Request::Txn(txn), Response::Txn(expected), Response::Txn(got)) => {
+            if expected.succeeded != got.succeeded {
+                keys.extend(txn.compare.iter().map(|one| op::keys(&one.key, &one.range_end)));
+                return;
+            }
+            let branch = if expected.succeeded { &txn.success } else { &txn.failure };
+            let told = expected.responses.iter().zip(&got.responses);
+            for (part, (expected, got)) in branch.iter().zip(told) {
+                if difference(part, expected, got).is_some() {
+                    return differing(part, expected, got, keys);
+                }
+            }
+            request.footprint(keys);
+        }
+        _ => request.footprint(keys),
+    }
+}
+
 /// The first key on which two answers to a range differ; none if that hangs on others as well.
-fn differing(range: &RangeRequest, expected: &[KeyValue], got: &[KeyValue]) -> Option<Data> {
-    if range.limit > 0 || range.count_only || range.revision.0 > 0 {
+fn first_difference(range: &RangeRequest, expected: &[KeyValue], got: &[KeyValue]) -> Option<Data> {
+    if range.limit > 0 || range.count_only {
         return None;
     }
     let life = |kv: &KeyValue| (kv.create_revision, kv.mod_revision, kv.version);

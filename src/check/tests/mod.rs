@@ -2,6 +2,8 @@
 
 mod anomalies;
 mod execution;
+mod feed;
+mod jepsen;
 mod random;
 mod searched;
 mod speed;

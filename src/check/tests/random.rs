@@ -1,10 +1,10 @@
 //! What a correct store did is lawful; with one thing changed it is not.
 
-use super::execution::{Shape, execution};
+use super::execution::{Bug, Shape, execution, faulty_execution};
 use crate::check::data::Data;
 use crate::check::history::History;
 use crate::check::op::*;
-use crate::check::{Limits, Verdict, check};
+use crate::check::{Limits, Rule, Verdict, check};
 use crate::types::Revision;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -12,21 +12,28 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 fn shape(unknown_one_in: u32) -> impl Strategy<Value = Shape> {
-    (1..150_usize, 1..8_u64, 1..12_u32, 0..4_usize).prop_map(
-        move |(operations, clients, keys, watches)| Shape {
+    (1..150_usize, 1..8_u64, 1..12_u32, 0..4_usize, any::<(bool, bool)>()).prop_map(
+        move |(operations, clients, keys, watches, (leases, compaction))| Shape {
             operations,
             clients,
             keys,
             unknown_one_in,
             watches,
+            leases,
+            compaction,
+            bug: None,
         },
     )
 }
 
 impl std::fmt::Debug for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Shape { operations, clients, keys, unknown_one_in, watches } = self;
-        write!(f, "{operations} {clients} {keys} {unknown_one_in} {watches}")
+        let Shape { operations, clients, keys, unknown_one_in, watches, .. } = self;
+        let Shape { leases, compaction, bug, .. } = self;
+        write!(
+            f,
+            "{operations} {clients} {keys} {unknown_one_in} {watches} {leases} {compaction} {bug:?}"
+        )
     }
 }
 
@@ -57,6 +64,8 @@ proptest! {
 
     #[test]
     fn one_change_is_found(seed: u64, shape in shape(0)) {
+        // The ends of two leases could change places.
+        let shape = Shape { leases: false, ..shape };
         let mut history = execution(seed, &shape);
         let mut random = StdRng::seed_from_u64(seed);
         let Some(what) = mutate(&mut random, &mut history) else { return Ok(()) };
@@ -66,6 +75,99 @@ proptest! {
         let page = crate::check::page::page(&history, &report);
         prop_assert!(page.contains("class=\"violation\""));
     }
+}
+
+/// Each bug, the rules that may name it, and in how many of a hundred runs it has to be found at
+/// least: what nobody happens to look at cannot be.
+const BUGS: [(Bug, u32, &[Rule]); 26] = {
+    use Rule::*;
+    [
+        (
+            Bug::LostWrite,
+            90,
+            &[RevisionUnique, PhantomRevision, Answer, WriteOrder, StaleAnswer, WatchContent],
+        ),
+        (Bug::WriteTwice, 90, &[PhantomRevision, Answer]),
+        (
+            Bug::TornTransaction,
+            80,
+            &[Answer, SerializableAnswer, WatchAtomic, WatchReliable, WatchContent],
+        ),
+        (Bug::StaleRead, 60, &[StaleAnswer]),
+        (Bug::StaleContent, 99, &[Answer, PhantomRevision]),
+        (Bug::WrongCompare, 99, &[Answer]),
+        (Bug::DeleteCount, 99, &[Answer]),
+        (Bug::RangeMissesKey, 99, &[Answer]),
+        (Bug::WrongCount, 99, &[Answer]),
+        // Of two that contradict each other, one is named.
+        (Bug::WrongVersion, 99, &[Answer, SerializableAnswer, WatchContent]),
+        (Bug::WrongCreateRevision, 99, &[Answer, SerializableAnswer, WatchContent]),
+        (Bug::WrongPrevKv, 99, &[Answer]),
+        (Bug::RevisionBack, 99, &[RevisionUnique, WriteOrder]),
+        (Bug::CompactedRead, 60, &[Compaction]),
+        // If nobody saw what was deleted.
+        (Bug::LeaseEarly, 90, &[LeaseEarly, PhantomRevision]),
+        (Bug::LeaseLeavesKey, 90, &[Answer, LeaseEarly, PhantomRevision]),
+        (Bug::LeaseForever, 50, &[LeaseLate]),
+        (Bug::EventMissing, 99, &[WatchReliable, PhantomRevision, LeaseEarly]),
+        // The second may be lost with a stream that breaks.
+        (Bug::EventTwice, 95, &[WatchUnique]),
+        (Bug::EventsSwapped, 99, &[WatchOrder, WatchReliable]),
+        (Bug::EventOfRevisionMissing, 99, &[WatchAtomic, LeaseEarly, PhantomRevision]),
+        (Bug::EventValue, 99, &[WatchContent, Answer]),
+        (Bug::EventPrevKv, 99, &[WatchContent, Answer, SerializableAnswer]),
+        (Bug::ProgressAhead, 90, &[WatchBookmark, WatchReliable, WatchStream]),
+        (Bug::TombstoneMissing, 90, &[WatchReliable, PhantomRevision]),
+        (Bug::CanceledEarly, 60, &[WatchStream]),
+    ]
+};
+
+/// Runs each bug often, with unknown outcomes or without; tells what was found how often.
+fn bugs(unknown_one_in: u32, named: bool) {
+    let mut failures = Vec::new();
+    for (bug, least, rules) in BUGS {
+        let (mut fired, mut found, mut misnamed) = (0, 0, std::collections::BTreeMap::new());
+        for seed in 0..150 {
+            let shape = Shape {
+                operations: 200,
+                clients: 4,
+                keys: 5,
+                unknown_one_in,
+                watches: 3,
+                leases: true,
+                compaction: true,
+                bug: Some(bug),
+            };
+            let (history, has_fired) = faulty_execution(seed, &shape);
+            if !has_fired {
+                continue;
+            }
+            fired += 1;
+            let report = check(&history, Limits::default());
+            found += u32::from(report.verdict == Verdict::Unlawful);
+            if let Some(violation) = report.violations.first()
+                && !rules.contains(&violation.rule)
+            {
+                misnamed.entry(violation.rule).or_insert_with(Vec::new).push(seed);
+            }
+        }
+        println!("{bug:?}: struck {fired}, found {found}, other names {misnamed:?}");
+        let least = if named { least } else { least - 20 };
+        if fired < 5 || found * 100 < fired * least || (named && !misnamed.is_empty()) {
+            failures.push(bug);
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+#[test]
+fn each_bug_is_found_and_named() {
+    bugs(0, true);
+}
+
+#[test]
+fn each_bug_is_found_among_unknown_outcomes() {
+    bugs(12, false);
 }
 
 /// Changes one thing so that the history cannot be lawful any more; none if there is nothing to.
@@ -185,7 +287,14 @@ impl<'a> ChooseMut<'a> for Vec<&'a mut KeyValue> {
 
 #[test]
 fn a_revision_from_nowhere_is_found_at_once() {
-    let shape = Shape { operations: 50, clients: 3, keys: 4, unknown_one_in: 0, watches: 0 };
+    let shape = Shape {
+        operations: 50,
+        clients: 3,
+        keys: 4,
+        unknown_one_in: 0,
+        watches: 0,
+        ..Shape::default()
+    };
     let mut history = execution(7, &shape);
     let read =
         history.operations.iter_mut().rev().find_map(|operation| match &mut operation.outcome {

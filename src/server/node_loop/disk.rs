@@ -43,6 +43,12 @@ impl ToWrite {
 
     pub(super) fn add(&mut self, persist: Persist) {
         self.number = persist.number;
+        if persist.snapshot.is_some() {
+            // Entries gathered before it are part of it now. Written behind it, they would put the
+            // end of the log below the snapshot.
+            self.batch.entries.clear();
+            self.bytes = 0;
+        }
         self.reset = persist.snapshot.or(self.reset);
         self.batch.sync |= persist.sync;
         if let Some(hard_state) = persist.hard_state {
@@ -181,5 +187,38 @@ impl<E: Env> NodeLoop<E> {
         write.number = write.number.max(after.number);
         write.messages.extend(after.messages);
         self.to_write = write;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn persist(number: u64, indexes: std::ops::Range<u64>) -> Persist {
+        let entry = |index| Entry { index, term: 1, data: vec![0; 8].into(), ..Entry::default() };
+        Persist { number, entries: indexes.map(entry).collect(), ..Persist::default() }
+    }
+
+    fn gathered(write: &ToWrite) -> (Vec<u64>, usize) {
+        (write.batch.entries.iter().map(|entry| entry.index.0).collect(), write.bytes)
+    }
+
+    #[test]
+    fn entries_of_a_new_leader_replace_what_is_not_written_yet() {
+        let mut write = ToWrite::default();
+        write.add(persist(1, 5..8));
+        write.add(persist(2, 6..7));
+        assert_eq!(gathered(&write).0, [5, 6]);
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_place_of_entries_that_are_not_written_yet() {
+        let mut write = ToWrite::default();
+        write.add(persist(1, 5..8));
+        let snapshot = Some((Index(20), Term(2)));
+        write.add(Persist { snapshot, ..persist(2, 0..0) });
+        assert_eq!((gathered(&write), write.reset), ((vec![], 0), snapshot));
+        write.add(persist(3, 21..22));
+        assert_eq!((gathered(&write), write.reset), ((vec![21], 8), snapshot));
     }
 }
