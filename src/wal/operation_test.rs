@@ -216,14 +216,30 @@ fn an_append_that_found_no_space_may_be_repeated() {
 
 /// On a file system that cannot reserve, a write may run out of space half way.
 #[test]
+fn a_log_whose_write_found_no_space_goes_on_once_there_is_some() {
+    let disk = FaultDisk::default();
+    let mut wal = create(&disk, 1024);
+    wal.append(&batch(1, 100)).unwrap();
+    disk.set_plan(Plan { full_write_after: Some(0), ..Plan::default() });
+    assert!(matches!(wal.append(&batch(2, 100)), Err(WalError::NoSpace { .. })));
+    assert!(!wal.is_poisoned());
+    disk.set_plan(Plan::default());
+    // Shorter than what was begun: the rest of that sticks out behind it.
+    wal.append(&batch(2, 10)).unwrap();
+    drop(wal);
+    let options = WalOptions { segment_bytes: 1024 };
+    let (mut wal, recovered) = Wal::open(disk, Path::new(DIRECTORY), Index(0), options).unwrap();
+    assert_eq!(recovered.entries.len(), 2);
+    wal.append(&batch(3, 100)).unwrap();
+}
+
+#[test]
 fn a_log_whose_write_found_no_space_can_be_reopened() {
     let disk = FaultDisk::default();
     let mut wal = create(&disk, 1024);
     wal.append(&batch(1, 100)).unwrap();
     disk.set_plan(Plan { full_write_after: Some(0), ..Plan::default() });
     assert!(matches!(wal.append(&batch(2, 100)), Err(WalError::NoSpace { .. })));
-    assert!(wal.is_poisoned());
-    assert!(matches!(wal.append(&batch(2, 100)), Err(WalError::Poisoned)));
     drop(wal);
     let options = WalOptions { segment_bytes: 1024 };
     let (mut wal, recovered) = Wal::open(disk, Path::new(DIRECTORY), Index(0), options).unwrap();

@@ -82,6 +82,8 @@ pub(super) fn open<D: Disk>(
         let (sequence, base) = (segment.header.sequence, segment.header.base);
         closed.push_back(Closed { path: segment.path, sequence, base, bytes });
     }
+    // A copied or restored log is sparse. On a full disk it stays so, and appends cope.
+    let _ = newest.file.reserve(capacity);
     let wal = Wal {
         disk,
         directory: directory.to_owned(),

@@ -294,8 +294,8 @@ impl<D: Disk> Wal<D> {
         if self.poisoned { Err(WalError::Poisoned) } else { Ok(()) }
     }
 
-    /// A full disk while nothing has been written yet is a state one can get out of; after any
-    /// other failure it is unknown what is on disk.
+    /// A full disk before a sync is a state one can get out of; after any other failure it is
+    /// unknown what is on disk.
     fn judge(&mut self, error: WalError) -> WalError {
         if !matches!(error, WalError::NoSpace { .. }) {
             self.poisoned = true;
@@ -349,10 +349,11 @@ impl<D: Disk> Wal<D> {
         let (bytes, crc) = header.encode(current.seed, current.position);
         self.buffer[..FRAME_HEADER_BYTES].copy_from_slice(&bytes);
         if let Err(error) = current.file.write_at(current.position, &self.buffer) {
-            // Part of it may be there. Reserved space cannot run out, but not every file
-            // system can reserve; opening the log again cuts the part.
-            self.poisoned = true;
-            return Err(WalError::io_or_space("write", &current.path, error));
+            // Reserved space cannot run out, but not every file system can reserve, and a copied
+            // log has lost its reservation. Part of the frame may be there: the next frame
+            // overwrites it, and opening the log cuts what sticks out.
+            let error = WalError::io_or_space("write", &current.path, error);
+            return Err(self.judge(error));
         }
         current.position += size;
         assert!(current.position <= current.capacity, "a frame fits where room was made for it");

@@ -24,9 +24,9 @@ pub enum Step {
 
 /// Values of this many bytes and more are written now and then.
 const LARGE_BYTES_MIN: u64 = 10 * 1024;
-const LARGE_BYTES_MAX: u64 = 40 * 1024;
+const LARGE_BYTES_MAX: u64 = 24 * 1024;
 /// One value in so many is large.
-const LARGE_ONE_IN: u64 = 150;
+const LARGE_ONE_IN: u64 = 300;
 
 /// What a client does, step by step.
 pub struct Generator {

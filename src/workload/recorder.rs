@@ -11,7 +11,7 @@
 
 use crate::check::History;
 use crate::check::history::Line;
-use crate::check::op::{Fault, Operation, Outcome, Response, Watch, WatchResponse};
+use crate::check::op::{Fault, Operation, Outcome, Request, Response, Watch, WatchResponse};
 use crate::types::Revision;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,6 +40,8 @@ struct State {
     answered: u64,
     unknown: u64,
     revision: Revision,
+    /// The highest revision that anybody asked to compact to.
+    compacted: Revision,
     stopped: bool,
     /// How far each watcher is, by its name; none: it has ended.
     watchers: BTreeMap<String, Option<Revision>>,
@@ -124,6 +126,11 @@ impl Recorder {
         self.state().revision
     }
 
+    /// The highest revision that any recorded call asked to compact to.
+    pub(super) fn compacted(&self) -> Revision {
+        self.state().compacted
+    }
+
     /// What was recorded so far.
     pub fn history(&self) -> History {
         self.state().history.clone()
@@ -151,11 +158,14 @@ impl Recorder {
     }
 
     /// Notes a finished call.
-    pub(super) fn operation(&self, operation: Operation) {
+    pub fn operation(&self, operation: Operation) {
         let line = Line::Op(Box::new(operation));
         (self.shared.on_line)(&line);
         let Line::Op(operation) = line else { unreachable!("it was just made so") };
         let mut state = self.state();
+        if let Request::Compact(compact) = &operation.request {
+            state.compacted = state.compacted.max(compact.revision);
+        }
         match &operation.outcome {
             Outcome::Ok(response) => {
                 state.answered += 1;

@@ -198,8 +198,9 @@ fn is_warranted(error: &Error, request: &Request) -> bool {
         Code::Internal => !matches!(error, Error::Malformed(_)),
         Code::OutOfRange => names_revision(request),
         Code::NotFound => names_lease(request),
-        // The key whose value or lease is to be kept is not there.
-        Code::InvalidArgument => keeps_something(request),
+        // The key whose value or lease is to be kept is not there; or a member was told to take
+        // small requests only.
+        Code::InvalidArgument => keeps_something(request) || is_too_large(error),
         Code::Ok
         | Code::AlreadyExists
         | Code::PermissionDenied
@@ -225,6 +226,11 @@ fn names_lease(request: &Request) -> bool {
         Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(names_lease),
         _ => false,
     }
+}
+
+fn is_too_large(error: &Error) -> bool {
+    let text = "etcdserver: request is too large";
+    matches!(error, Error::Server { message, .. } if message == text)
 }
 
 fn keeps_something(request: &Request) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! A history with writes of unknown outcome is easier to judge the more of what became of them was
 //! seen. So there is one more write, then every member is read whole, first as all agree, then as
-//! it has it by itself, and the store's past, as far as it is kept, is read by a watch.
+//! it has it by itself, and the store's past, as far as it is kept, is read by a watch. What is
+//! gone of it without a recorded call is noted.
 
 use super::Settings;
 use super::dice::Dice;
@@ -12,7 +13,9 @@ use super::recorder::Recorder;
 use super::seat::Seat;
 use super::watcher::Resumed;
 use super::watching::Wanted;
-use crate::check::op::{Outcome, PutRequest, RangeRequest, Request, Response};
+use crate::check::op::{
+    CompactRequest, Operation, Outcome, PutRequest, RangeRequest, Request, Response,
+};
 use crate::client::{Client, Error, Watch};
 use crate::env::{Clock, Env};
 use crate::types::Revision;
@@ -98,7 +101,37 @@ pub async fn settle<E: Env>(
     };
     // Of this watch the error tells; it is not among those one waits for.
     recorder.watcher_at(NAME, None);
-    read.map(|()| Settled { revision })
+    read?;
+    note_compaction(&env, &endpoints, recorder, deadline, revision).await?;
+    Ok(Settled { revision })
+}
+
+/// Looks whether somebody compacts whose calls are not recorded, as members do that are told to
+/// compact by themselves. If so, any revision may be gone when a watcher looks for a previous
+/// value: that is noted as a call of unknown outcome, which may have been carried out all along.
+async fn note_compaction<E: Env>(
+    env: &E,
+    endpoints: &[String],
+    recorder: &Recorder,
+    deadline: Duration,
+    revision: Revision,
+) -> Result<(), String> {
+    let client = Client::connect(env, endpoints, options(deadline));
+    let client = client.expect("endpoints are host:port");
+    let hash = client.hash_kv(0).await;
+    let hash = hash.map_err(|error| format!("nobody tells how far is compacted: {error}"))?;
+    if Revision(hash.compact_revision) > recorder.compacted() {
+        recorder.operation(Operation {
+            process: PROCESS,
+            member: String::new(),
+            session: 0,
+            invoke: 0,
+            returned: None,
+            request: Request::Compact(CompactRequest { revision }),
+            outcome: Outcome::Unknown("by the cluster itself".into()),
+        });
+    }
+    Ok(())
 }
 
 fn in_short(outcome: &Outcome) -> String {

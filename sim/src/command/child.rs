@@ -115,11 +115,15 @@ fn tell_panics() {
             let payload = info.payload();
             let text = payload.downcast_ref::<&str>().copied();
             let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            let location =
-                info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            let exact = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            let exact = exact.unwrap_or_else(|| "an unknown place".into());
             tell(&Message::Panic(Panic {
                 message: text.unwrap_or("no message").to_owned(),
-                location: location.unwrap_or_else(|| "an unknown place".into()),
+                location: match exact.starts_with('/') {
+                    // In somebody else's crate; what matters is who called it.
+                    true => caller(&Backtrace::force_capture().to_string()).unwrap_or(exact),
+                    false => exact,
+                },
             }));
         }
     }));

@@ -55,7 +55,6 @@ fn about(fault: &Fault) -> &'static str {
         Fault::ClockJump { .. } => "the calendar jumps",
         Fault::ClockDrift { .. } => "a clock runs faster or slower",
         Fault::MoveLeader { .. } => "leadership is handed over",
-        Fault::ClearAlarms => "an operator makes room and disarms the alarms",
         Fault::Compact { .. } => "old revisions are compacted",
         Fault::Defragment { .. } => "a member rewrites its database",
         Fault::Snapshot { .. } => "a client asks for a snapshot and reads a part",
@@ -95,7 +94,6 @@ fn samples() -> Vec<Fault> {
         Fault::MoveLeader { to: 1 },
         Fault::Compact { keep: 0, physical: false },
         Fault::Defragment { machine },
-        Fault::ClearAlarms,
         Fault::Snapshot { machine },
         Fault::ClearAlarms,
     ]);

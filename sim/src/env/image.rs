@@ -68,6 +68,11 @@ impl Image {
         self.reserved = self.reserved.max(len.div_ceil(BLOCK_BYTES));
     }
 
+    /// How far its blocks are taken whether written or not.
+    pub fn reserved_len(&self) -> u64 {
+        self.reserved * BLOCK_BYTES
+    }
+
     /// Blocks it takes.
     pub fn blocks(&self) -> u64 {
         self.reserved + self.pages.range(self.reserved..).count() as u64

@@ -11,7 +11,7 @@
 //! off, since a lease lives for its time on the clock of the member that counts it. That leases
 //! end in time is asked only of plans without faults: who comes to lead starts their time anew.
 
-use super::{recovery, unseen};
+use super::recovery;
 use crate::cluster::{Cluster, Failures};
 use crate::env::Streams;
 use crate::env::network::{Machine, Switch};
@@ -114,7 +114,6 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
     };
     let mut history = recorder.history();
     history.nodes = roles(&cluster);
-    history.operations.extend(unseen::compactions(&cluster));
     (report, history)
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Flags are drawn small, so that what is rare in production (cut logs, snapshots on their way,
 //! compactions in many steps) happens all the time. What must stay possible is that a healed
-//! cluster elects a leader and serves: elections take longer than messages.
+//! cluster elects a leader and serves: elections take longer than messages, and limits on requests
+//! are above what the work asks for.
 
 use super::{logarithmic, narrow};
 use crate::plan::{ClockKnobs, DiskKnobs, NetworkKnobs};
@@ -93,12 +94,6 @@ pub fn flags(dice: &mut Dice) -> Vec<String> {
     if dice.one_in(2) {
         let interval = logarithmic(dice, 100, 5_000);
         flags.push(format!("--watch-progress-notify-interval={interval}ms"));
-    }
-    if dice.one_in(12) {
-        flags.push(format!("--max-txn-ops={}", logarithmic(dice, 4, 64)));
-    }
-    if dice.one_in(20) {
-        flags.push(format!("--max-request-bytes={}", logarithmic(dice, 1 << 10, 1 << 20)));
     }
     if dice.one_in(20) {
         flags.push(format!("--max-concurrent-streams={}", logarithmic(dice, 4, 64)));

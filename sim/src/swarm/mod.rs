@@ -55,7 +55,7 @@ pub fn draw(seed: u64, overrides: &Overrides) -> Plan {
     let shape = Shape::of(&plan);
     let taken = subset(&mut dice, &shape);
     let quiet_ms = if dice.one_in(10) { plan.time_ms / 2 } else { 0 };
-    let gap_ms = logarithmic(&mut dice, 200, 8_000);
+    let gap_ms = logarithmic(&mut dice, 500, 8_000);
     plan.steps = schedule(seed, &shape, &taken, (quiet_ms, plan.time_ms), gap_ms);
     if plan.flags.iter().any(|flag| flag.starts_with("--quota-backend-bytes")) {
         // Else the first alarm would end all writes.
@@ -79,7 +79,7 @@ pub fn calm(seed: u64, scenario: &str, overrides: &Overrides) -> Plan {
     let drawn_profile = shape.weighted(&names);
     let clients = narrow(shape.between(2, 8));
     let watchers = narrow(shape.between(1, 4));
-    let pause_max_ms = logarithmic(&mut shape, 5, 200);
+    let pause_max_ms = logarithmic(&mut shape, 30, 400);
     let flags = flags(&mut dice(seed, Part::Flags));
     Plan {
         seed,

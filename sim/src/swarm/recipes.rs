@@ -220,14 +220,16 @@ fn now(fault: Fault) -> Vec<Step> {
     vec![at(0, fault)]
 }
 
-/// From a moment to ten seconds, short ones as likely as long ones.
+/// From a moment to four seconds, short ones as likely as long ones; now and then very long.
 fn span(dice: &mut Dice) -> u64 {
-    logarithmic(dice, 10, 10_000)
+    let most = if dice.one_in(12) { 12_000 } else { 4_000 };
+    logarithmic(dice, 10, most)
 }
 
 /// How long a machine stays down.
 fn down(dice: &mut Dice) -> u64 {
-    logarithmic(dice, 5, 6_000)
+    let most = if dice.one_in(12) { 8_000 } else { 2_000 };
+    logarithmic(dice, 5, most)
 }
 
 /// A member that is known now.
