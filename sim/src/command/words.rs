@@ -96,6 +96,9 @@ fn links(value: &Value) -> String {
     let mut links: Vec<(u64, u64)> = serde_json::from_value(value.clone()).unwrap_or_default();
     // Which are passed over.
     links.retain(|(from, to)| from != to);
+    if links.is_empty() {
+        return "no links".into();
+    }
     let end = |number: u64| match machine(number) {
         name if name.ends_with("leader") || name.ends_with("follower") => {
             name.rsplit(' ').next().unwrap_or_default().to_owned()
