@@ -17,6 +17,9 @@ pub struct Report {
     pub events: u64,
     pub simulated_ms: u64,
     pub real_ms: u64,
+    /// Of that, time on a core; what others do on the machine does not count.
+    #[serde(default)]
+    pub cpu_ms: u64,
     pub calls: u64,
     pub answered: u64,
     /// Of unknown outcome.

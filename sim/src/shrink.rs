@@ -3,7 +3,8 @@
 //! What is big about a plan is cut away piece by piece, and every piece is tried: the plan without
 //! it runs, and only if it breaks the same rule does the piece stay away. So what remains is all
 //! needed, and reads as an explanation. The order is that of gain: a shorter time first, since it
-//! makes all trials after it cheaper, then the faults, then what little things are left.
+//! makes all trials after it cheaper, then faults by their kind, then one by one, then what little
+//! things are left.
 //!
 //! - The result fails as the original did; it was seen to.
 //! - Every step of the result is needed, if the budget lasted: without any one of them, the plan
@@ -16,6 +17,7 @@
 use crate::plan::{ClockKnobs, DiskKnobs, NetworkKnobs, Plan, Step};
 use crate::report::Report;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// A plan that still fails.
 #[derive(Clone, Debug)]
@@ -46,6 +48,7 @@ pub fn shrink(
     for _ in 0..ROUNDS_MAX {
         let before = shrinker.best.plan.clone();
         shrinker.shorten();
+        shrinker.drop_kinds();
         shrinker.drop_steps();
         shrinker.close_gaps();
         shrinker.shorten();
@@ -150,6 +153,17 @@ impl Shrinker<'_> {
                 return;
             }
         }
+    }
+
+    /// Takes away all faults of a kind at once: most kinds have nothing to do with it.
+    fn drop_kinds(&mut self) {
+        let steps = &self.best.plan.steps;
+        let kinds: BTreeSet<&'static str> = steps.iter().map(|step| step.fault.name()).collect();
+        minimal(kinds.into_iter().collect(), |candidates: &[Vec<&str>]| {
+            self.attempt_each(candidates, |plan, kinds| {
+                plan.steps.retain(|step| kinds.contains(&step.fault.name()));
+            })
+        });
     }
 
     fn drop_steps(&mut self) {
@@ -384,6 +398,7 @@ mod tests {
             clients: 6,
             watchers: 2,
             calls_max: None,
+            pause_max_ms: 200,
             flags: vec!["--a".into(), "--b".into(), "--c".into()],
             member_flags: [(2, vec!["--d".into()])].into(),
             network: NetworkKnobs { latency_us: 9_000, ..CALM_NETWORK },

@@ -275,7 +275,11 @@ fn text(task: &Task, Outcome { report, complaints }: &Outcome, verdict: Verdict)
 
 /// A broken rule in words, as long as fits a terminal.
 pub fn rule(failure: &Failure) -> String {
-    let text = format!("{}: {}", failure.rule, failure.text);
+    // Some texts begin with their rule.
+    let text = match failure.text.starts_with(&failure.rule) {
+        true => failure.text.clone(),
+        false => format!("{}: {}", failure.rule, failure.text),
+    };
     match text.char_indices().nth(RULE_CHARS_MAX) {
         Some((end, _)) => format!("{} ...", &text[..end]),
         None => text,
@@ -334,6 +338,8 @@ mod tests {
         let told = text(&task(), &outcome(1), Verdict::Failed);
         let rules = "  stale read: one line\n  another\n  replay: cargo sim -- run --seed 7\n";
         assert_eq!(told, format!("seed 7 FAILED: {LINE}{rules}"));
+        let twice = Failure { rule: "stale read".into(), text: "stale read: of x".into() };
+        assert_eq!(rule(&twice), "stale read: of x");
         let told = text(&task(), &outcome(7), Verdict::Failed);
         assert_eq!(told.matches("stale read").count(), 5);
         assert!(told.contains("  and 2 more broken rules\n"), "{told}");

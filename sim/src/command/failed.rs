@@ -32,6 +32,8 @@ const TRIALS_MAX: usize = 2_000;
 /// A candidate that passes is tried with so many other seeds: what was taken away has moved
 /// everything after it, and a race that was lost by a hair is won now.
 const OTHER_SEEDS: u64 = 2;
+/// Of so many candidates at a time, most of which take away a single fault, one will do.
+const CANDIDATES_FEW: usize = 8;
 /// A trial that stands still so long does not fail the way we look for.
 const TRIAL_HANG: Duration = Duration::from_secs(20);
 
@@ -200,14 +202,15 @@ impl<'a> Trials<'a> {
         (self.made.into_inner(), took)
     }
 
-    /// The first of the plans that fails, as its own seed or with another one.
+    /// The first of the plans that fails, with its own seed or with another one.
     fn first(&mut self, plans: &[Plan]) -> Option<Found> {
         self.steps = plans.iter().map(|plan| plan.steps.len()).max().unwrap_or(0);
+        let others = if plans.len() <= CANDIDATES_FEW { OTHER_SEEDS } else { 0 };
         let attempts: Vec<(usize, Plan)> = plans
             .iter()
             .enumerate()
             .flat_map(|(place, plan)| {
-                let seeds = (0..=OTHER_SEEDS).map(|number| other_seed(plan.seed, number));
+                let seeds = (0..=others).map(|number| other_seed(plan.seed, number));
                 seeds.map(move |seed| (place, Plan { seed, ..plan.clone() }))
             })
             .collect();

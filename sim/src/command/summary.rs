@@ -46,8 +46,9 @@ pub struct Summary {
     pub failed: u64,
     pub undecided: u64,
     pub simulated_ms: u64,
-    /// Of the processes; each keeps one core busy.
     pub real_ms: u64,
+    /// Time on cores.
+    pub cpu_ms: u64,
     pub operations: u64,
     pub answered: u64,
     pub unknown: u64,
@@ -69,6 +70,7 @@ impl Summary {
         for report in reports {
             self.simulated_ms += report.simulated_ms;
             self.real_ms += report.real_ms;
+            self.cpu_ms += report.cpu_ms;
         }
         let report = reports.first().expect("a run was made");
         self.operations += report.calls;
@@ -99,9 +101,10 @@ impl Summary {
         self.faults.values().map(|fault| fault.times).sum()
     }
 
-    /// Simulated seconds per second of a core.
+    /// Simulated seconds per second of a core. Where a core has other things to do as well, they
+    /// do not count.
     pub fn speed(&self) -> f64 {
-        self.simulated_ms as f64 / self.real_ms.max(1) as f64
+        self.simulated_ms as f64 / self.cpu_ms.max(1) as f64
     }
 
     /// One line while it grows; `running_ms` of simulated time are in runs that are not over.
@@ -116,14 +119,15 @@ impl Summary {
         )
     }
 
-    /// All of it, for a terminal, after so much real time.
+    /// All of it, for a terminal, after so much real time. What one run did not reach says
+    /// little; what many did not reach stands in the table.
     pub fn text(&self, elapsed: Duration) -> String {
-        let tables = [self.faults_text(), self.marks_text()].concat();
+        let tables = [self.faults_text(), self.marks_text(self.runs() > 1)].concat();
         let runs = usize::try_from(self.runs()).expect("runs were made one by one");
         format!(
             "{tables}{} in {}: {} passed, {} failed, {} undecided\n\
              {} operations ({} answered, {} of unknown outcome), {} revisions, {} syncs\n\
-             {} simulated, {:.0} simulated seconds per second of a core\n",
+             {} simulated: {:.0} seconds per second of a core, {:.0} per second of real time\n",
             count(runs, "run"),
             duration(elapsed),
             grouped(self.passed),
@@ -136,6 +140,7 @@ impl Summary {
             grouped(self.syncs),
             duration(Duration::from_millis(self.simulated_ms)),
             self.speed(),
+            self.simulated_ms as f64 / 1e3 / elapsed.as_secs_f64().max(1e-3),
         )
     }
 
@@ -163,12 +168,29 @@ impl Summary {
         text
     }
 
-    fn marks_text(&self) -> String {
-        let mut table = Table::new(&["place reached", "times", "runs"]);
+    fn marks_text(&self, all: bool) -> String {
+        let mut table = Table::new(&["place reached", "times", "runs", ""]);
+        let mut missed = 0;
         for (name, mark) in &self.marks {
-            table.row(vec![name.clone(), grouped(mark.times), grouped(mark.runs)]);
+            let remark = if mark.times == 0 { "never" } else { "" };
+            match mark.times == 0 && !all {
+                true => missed += 1,
+                false => table.row(vec![
+                    name.clone(),
+                    grouped(mark.times),
+                    grouped(mark.runs),
+                    remark.into(),
+                ]),
+            }
         }
-        if table.is_empty() { String::new() } else { format!("{}\n", table.text()) }
+        let mut text = if table.is_empty() { String::new() } else { table.text() };
+        if missed > 0 {
+            text.push_str(&format!("{} not reached\n", count(missed, "place")));
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
     }
 }
 
@@ -197,14 +219,15 @@ mod tests {
     fn report() -> Report {
         Report {
             simulated_ms: 70_000,
-            real_ms: 500,
+            real_ms: 800,
+            cpu_ms: 500,
             calls: 1_200,
             answered: 1_100,
             unknown: 40,
             revisions: 800,
             syncs: 3_000,
             faults: [("kill".into(), 2), ("pause".into(), 1)].into(),
-            marks: [("snapshot sent".into(), 4)].into(),
+            marks: [("snapshot sent".into(), 4), ("log cut".into(), 0)].into(),
             ..Report::default()
         }
     }
@@ -237,14 +260,24 @@ mod tests {
             lines[places..],
             [
                 "place reached  times  runs",
+                "log cut            0     0  never",
                 "snapshot sent      8     2",
                 "",
                 "2 runs in 2.0 s: 1 passed, 1 failed, 0 undecided",
                 "2,400 operations (2,200 answered, 80 of unknown outcome), 1,600 revisions, 6,000 \
                  syncs",
-                "4 min 40 s simulated, 140 simulated seconds per second of a core",
+                "4 min 40 s simulated: 140 seconds per second of a core, 140 per second of real time",
             ]
         );
+    }
+
+    #[test]
+    fn of_a_single_run_only_what_it_reached_is_listed() {
+        let mut summary = Summary::default();
+        summary.add(&plan(), &[&report()], Verdict::Passed);
+        let text = summary.text(Duration::from_secs(2));
+        assert!(text.contains("snapshot sent      4     1\n1 place not reached\n"), "{text}");
+        assert!(!text.contains("log cut"), "{text}");
     }
 
     #[test]

@@ -38,13 +38,16 @@ pub fn fault(fault: &Fault) -> String {
     let json = serde_json::to_value(fault).expect("faults are plain data");
     // A variant with fields is an object with one field, the variant.
     let fields = json.as_object().and_then(|variant| variant.values().next()?.as_object().cloned());
-    let words: Vec<String> = fields
-        .into_iter()
-        .flatten()
-        // The kind is in the fault's name.
-        .filter(|(name, _)| name != "kind")
-        .map(|(name, value)| parameter(&name, &value))
-        .collect();
+    let mut fields: Vec<(String, Value)> = fields.into_iter().flatten().collect();
+    // The kind is in the fault's name.
+    fields.retain(|(name, _)| name != "kind");
+    // Where, what, how long.
+    fields.sort_by_key(|(name, _)| match name.as_str() {
+        "machine" | "one" | "other" | "to" | "links" => 0,
+        "for_ms" | "down_ms" => 2,
+        _ => 1,
+    });
+    let words: Vec<String> = fields.iter().map(|(name, value)| parameter(name, value)).collect();
     match words.is_empty() {
         true => fault.name().to_owned(),
         false => format!("{}: {}", fault.name(), words.join(", ")),
@@ -90,7 +93,12 @@ fn machine(number: u64) -> String {
 
 /// `1>2 2>1 1>3 3>1 3>2` as `1-2,3 3>2`.
 fn links(value: &Value) -> String {
-    let links: Vec<(u64, u64)> = serde_json::from_value(value.clone()).unwrap_or_default();
+    let mut links: Vec<(u64, u64)> = serde_json::from_value(value.clone()).unwrap_or_default();
+    // Which are passed over.
+    links.retain(|(from, to)| from != to);
+    if links.is_empty() {
+        return "no links".into();
+    }
     let end = |number: u64| match machine(number) {
         name if name.ends_with("leader") || name.ends_with("follower") => {
             name.rsplit(' ').next().unwrap_or_default().to_owned()
@@ -152,10 +160,10 @@ mod tests {
             (Fault::KillAll { down_ms: 500 }, "kill all: down 500 ms"),
             (
                 Fault::Cut {
-                    links: vec![(1, 2), (1, 3), (2, 1), (3, 1), (3, 2), (LEADER, 101)],
+                    links: vec![(1, 1), (1, 2), (1, 3), (2, 1), (3, 1), (3, 2), (LEADER, 101)],
                     for_ms: 900,
                 },
-                "cut links: for 900 ms, 1-2,3 3>2 leader>client1",
+                "cut links: 1-2,3 3>2 leader>client1, for 900 ms",
             ),
             (
                 Fault::DiskError {
@@ -165,7 +173,7 @@ mod tests {
                     count: 1,
                     down_ms: 40,
                 },
-                "sync error: count 1, down 40 ms, member 2, operations 7",
+                "sync error: member 2, count 1, operations 7, down 40 ms",
             ),
             (Fault::MoveLeader { to: FOLLOWER }, "leader transfer: to a follower"),
             (Fault::Reset { one: 1, other: 150 }, "connection reset: member 1, to watcher 0"),
