@@ -398,6 +398,7 @@ mod tests {
             clients: 6,
             watchers: 2,
             calls_max: None,
+            pause_max_ms: 200,
             flags: vec!["--a".into(), "--b".into(), "--c".into()],
             member_flags: [(2, vec!["--d".into()])].into(),
             network: NetworkKnobs { latency_us: 9_000, ..CALM_NETWORK },

@@ -52,7 +52,7 @@ pub struct ListTransaction {
 pub fn check(transactions: &[ListTransaction]) -> Vec<Violation> {
     let lists = match Lists::new(transactions) {
         Ok(lists) => lists,
-        Err(violation) => return vec![violation],
+        Err(violation) => return vec![*violation],
     };
     let mut found: Vec<Violation> = Vec::new();
     found.extend(lists.internal());
@@ -98,7 +98,7 @@ fn text(elements: &[Data]) -> String {
 
 impl<'a> Lists<'a> {
     /// Gathers appends and reads, and orders the appends.
-    fn new(transactions: &'a [ListTransaction]) -> Result<Lists<'a>, Violation> {
+    fn new(transactions: &'a [ListTransaction]) -> Result<Lists<'a>, Box<Violation>> {
         let mut lists: BTreeMap<&Data, List<'_>> = BTreeMap::new();
         for (place, transaction) in transactions.iter().enumerate() {
             let mut counts: BTreeMap<&Data, usize> = BTreeMap::new();
@@ -114,7 +114,9 @@ impl<'a> Lists<'a> {
                                 name(other, &transactions[other]),
                                 name(place, transaction)
                             );
-                            return Err(Violation::new(Rule::ListElement, text).of([other, place]));
+                            return Err(Box::new(
+                                Violation::new(Rule::ListElement, text).of([other, place]),
+                            ));
                         }
                         *count += 1;
                     }

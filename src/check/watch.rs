@@ -55,7 +55,7 @@ impl<'a> Watchers<'a> {
             let one = OneWatch::new(place, watch);
             match one.stream() {
                 Ok(()) => watches.push(one),
-                Err(violation) => violations.push(violation),
+                Err(violation) => violations.push(*violation),
             }
         }
         let mut changes: BTreeMap<Revision, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
@@ -100,9 +100,9 @@ impl<'a> Watchers<'a> {
         for place in self.active(revision) {
             let one = &self.watches[*place];
             let mismatch = one.compare(store, revision, &self.compacted);
-            mismatch.map_err(|(key, mut violation)| {
-                violation.operations.extend(maker);
-                Box::new(Mismatch { key, violation })
+            mismatch.map_err(|mut mismatch| {
+                mismatch.violation.operations.extend(maker);
+                mismatch
             })?;
         }
         Ok(())
@@ -189,7 +189,7 @@ impl<'a> OneWatch<'a> {
     }
 
     /// What the stream shows by itself.
-    fn stream(&self) -> Result<(), Violation> {
+    fn stream(&self) -> Result<(), Box<Violation>> {
         let mut created = false;
         let mut canceled = false;
         let mut last = Revision(0);
@@ -198,7 +198,7 @@ impl<'a> OneWatch<'a> {
         let mut goes_on = false;
         for response in &self.watch.responses {
             let at = response.revision;
-            let wrong = |text: &str| Err(self.violation(Rule::WatchStream, at, text));
+            let wrong = |text: &str| Err(Box::new(self.violation(Rule::WatchStream, at, text)));
             if canceled {
                 return wrong("a message came after the watcher was canceled.");
             }
@@ -222,7 +222,7 @@ impl<'a> OneWatch<'a> {
                         "the change of {} in revision {revision} came twice.",
                         event.kv.key
                     );
-                    return Err(self.violation(Rule::WatchUnique, revision, &text));
+                    return Err(Box::new(self.violation(Rule::WatchUnique, revision, &text)));
                 }
                 if revision <= announced {
                     let text = format!(
@@ -230,18 +230,19 @@ impl<'a> OneWatch<'a> {
                          revision {announced} had been announced.",
                         event.kv.key
                     );
-                    return Err(self
-                        .violation(Rule::WatchBookmark, revision, &text)
-                        .between(format!("revisions past {announced}"), revision.to_string()));
+                    return Err(Box::new(
+                        self.violation(Rule::WatchBookmark, revision, &text)
+                            .between(format!("revisions past {announced}"), revision.to_string()),
+                    ));
                 }
                 if revision < last {
                     let text = format!("revision {revision} came after revision {last}.");
-                    return Err(self.violation(Rule::WatchOrder, revision, &text));
+                    return Err(Box::new(self.violation(Rule::WatchOrder, revision, &text)));
                 }
                 if revision == batch_start && !goes_on {
                     let text =
                         format!("the events of revision {revision} came in more than one batch.");
-                    return Err(self.violation(Rule::WatchAtomic, revision, &text));
+                    return Err(Box::new(self.violation(Rule::WatchAtomic, revision, &text)));
                 }
                 self.asked_for(event)?;
                 last = revision;
@@ -250,7 +251,7 @@ impl<'a> OneWatch<'a> {
                 let text = format!(
                     "a batch with an event of revision {last} says that the store is at {at}."
                 );
-                return Err(self.violation(Rule::WatchStream, at, &text));
+                return Err(Box::new(self.violation(Rule::WatchStream, at, &text)));
             }
             if response.is_progress() {
                 announced = announced.max(response.revision);
@@ -261,7 +262,7 @@ impl<'a> OneWatch<'a> {
     }
 
     /// Whether a compaction was a reason to cancel the watcher, which knew all up to a revision.
-    fn canceled(&self, compacted: Revision, known: Revision) -> Result<(), Violation> {
+    fn canceled(&self, compacted: Revision, known: Revision) -> Result<(), Box<Violation>> {
         let next = Revision(known.0 + 1).max(if self.from.0 == i64::MAX {
             self.watch.start_revision
         } else {
@@ -274,11 +275,11 @@ impl<'a> OneWatch<'a> {
             "it was canceled because of a compaction at revision {compacted}, but the next revision \
              that it needed was {next}, which that leaves."
         );
-        Err(self.violation(Rule::WatchStream, compacted, &text))
+        Err(Box::new(self.violation(Rule::WatchStream, compacted, &text)))
     }
 
     /// Whether an event is one of those that the watcher asked for.
-    fn asked_for(&self, event: &Event) -> Result<(), Violation> {
+    fn asked_for(&self, event: &Event) -> Result<(), Box<Violation>> {
         let (key, revision) = (&event.kv.key, event.kv.mod_revision);
         let (told, hidden) = match event.kind {
             EventKind::Put => (kv_text(Some(&event.kv)), self.watch.no_put),
@@ -289,7 +290,7 @@ impl<'a> OneWatch<'a> {
         }
         let text = format!("an event that it did not ask for came: {told}.");
         let expected = format!("what it asked for, from revision {}", self.from);
-        Err(self.violation(Rule::WatchContent, revision, &text).between(expected, told))
+        Err(Box::new(self.violation(Rule::WatchContent, revision, &text).between(expected, told)))
     }
 
     /// Compares what it was told of the store's latest revision with what that did.
@@ -298,7 +299,7 @@ impl<'a> OneWatch<'a> {
         store: &Store,
         revision: Revision,
         compacted: &[(u64, Revision)],
-    ) -> Result<(), (Data, Violation)> {
+    ) -> Result<(), Box<Mismatch>> {
         let from = self.events.partition_point(|(_, event)| event.kv.mod_revision < revision);
         let told = &self.events[from..];
         let count = told.partition_point(|(_, event)| event.kv.mod_revision == revision);
@@ -307,8 +308,9 @@ impl<'a> OneWatch<'a> {
             let known = compacted.partition_point(|(asked, _)| asked <= at);
             let compacted =
                 compacted[..known].last().map_or(Revision(0), |(_, revision)| *revision);
-            let key = || event.kv.key.clone();
-            self.event(store, event, compacted).map_err(|violation| (key(), violation))?;
+            self.event(store, event, compacted).map_err(|violation| {
+                Box::new(Mismatch { key: event.kv.key.clone(), violation: *violation })
+            })?;
         }
         if self.is_torn_at(revision) {
             return Ok(());
@@ -321,7 +323,10 @@ impl<'a> OneWatch<'a> {
         let changes = store.changes(revision).expect("the latest revision was just made");
         match within(changes, &self.range).find(shown) {
             None => Ok(()),
-            Some((key, _)) => Err((key.clone(), self.left_out(key, revision, told.is_empty()))),
+            Some((key, _)) => {
+                let violation = self.left_out(key, revision, told.is_empty());
+                Err(Box::new(Mismatch { key: key.clone(), violation }))
+            }
         }
     }
 
@@ -348,10 +353,17 @@ impl<'a> OneWatch<'a> {
     }
 
     /// Whether an event is one that the store made, and as it made it.
-    fn event(&self, store: &Store, event: &Event, compacted: Revision) -> Result<(), Violation> {
+    fn event(
+        &self,
+        store: &Store,
+        event: &Event,
+        compacted: Revision,
+    ) -> Result<(), Box<Violation>> {
         let (key, revision) = (&event.kv.key, event.kv.mod_revision);
         let wrong = |text: String, expected: String, got: String| {
-            Err(self.violation(Rule::WatchContent, revision, &text).between(expected, got))
+            Err(Box::new(
+                self.violation(Rule::WatchContent, revision, &text).between(expected, got),
+            ))
         };
         let made = store.changes(revision).and_then(|changes| changes.get(key));
         let right = match (made, event.kind) {

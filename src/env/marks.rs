@@ -2,7 +2,7 @@
 //! also say which of them a night of runs has not seen. `tests/tidy.rs` keeps it complete.
 
 /// `area: what`, sorted.
-pub const ALL: [&str; 104] = [
+pub const ALL: [&str; 105] = [
     "alarm: disarmed",
     "alarm: raised",
     "apply: its queue was full",
@@ -61,6 +61,7 @@ pub const ALL: [&str; 104] = [
     "quota: refused",
     "quota: refused for a full disk",
     "raft: a message meant for another",
+    "raft: a message relayed by a follower",
     "raft: a message to a peer dropped",
     "raft: an append dropped for want of room",
     "read: asked again after silence",

@@ -158,7 +158,7 @@ impl Recorder {
     }
 
     /// Notes a finished call.
-    pub(super) fn operation(&self, operation: Operation) {
+    pub fn operation(&self, operation: Operation) {
         let line = Line::Op(Box::new(operation));
         (self.shared.on_line)(&line);
         let Line::Op(operation) = line else { unreachable!("it was just made so") };

@@ -56,6 +56,22 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+const MIB: usize = 1024 * 1024;
+/// What a member may take, with its disk and its part of the network.
+const MEMBER_BYTES_MAX: usize = 64 * MIB;
+/// What the run may take whatever it does: clients, oracles, the runtime.
+const RUN_BYTES_MAX: usize = 128 * MIB;
+/// What each call of a client may leave behind, in its record and in members' histories: the
+/// largest calls are pages and transactions of some hundred pairs.
+const CALL_BYTES_MAX: usize = 16 * 1024;
+
+/// The most bytes a run may take. Runs of 60 s took 5 to 105 MiB.
+pub fn limit(members: u8, calls: u64) -> usize {
+    let calls = usize::try_from(calls).unwrap_or(usize::MAX);
+    let of_calls = calls.saturating_mul(CALL_BYTES_MAX);
+    (usize::from(members) * MEMBER_BYTES_MAX + RUN_BYTES_MAX).saturating_add(of_calls)
+}
+
 /// Bytes in use now, and the most there ever were.
 pub fn bytes() -> (usize, usize) {
     (LIVE.load(Relaxed), PEAK.load(Relaxed))

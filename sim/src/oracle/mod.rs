@@ -19,6 +19,8 @@
 //!   ([`Oracle::damaged`]) the next boot of that machine may know less than it did.
 //! - A fact from an earlier boot than the machine's newest is not heard: its process is dead.
 
+#![cfg_attr(not(madsim), allow(dead_code, reason = "without the simulator only tests use it"))]
+
 mod digest;
 mod elections;
 mod logs;

@@ -11,7 +11,7 @@
 //! off, since a lease lives for its time on the clock of the member that counts it. That leases
 //! end in time is asked only of plans without faults: who comes to lead starts their time anew.
 
-use super::{recovery, unseen};
+use super::recovery;
 use crate::cluster::{Cluster, Failures};
 use crate::env::Streams;
 use crate::env::network::{Machine, Switch};
@@ -92,6 +92,11 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
     found.extend(recovered.err());
     found.extend(recorder.complaints().into_iter().map(|text| failure("odd answer", text)));
     found.extend(cluster.oracle().failures());
+    let (peak_bytes, bytes_max) = (memory::bytes().1, memory::limit(plan.nodes, recorder.calls()));
+    if peak_bytes > bytes_max {
+        let text = format!("the run took {peak_bytes} bytes, at most {bytes_max} are fine");
+        found.push(failure("too much memory", text));
+    }
     let (hash, events) = trace.summary();
     let report = Report {
         seed: plan.seed,
@@ -106,7 +111,7 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
         unknown: recorder.unknown(),
         revisions: u64::try_from(recorder.revision().0).unwrap_or(0),
         syncs: cluster.syncs(),
-        peak_bytes: memory::bytes().1 as u64,
+        peak_bytes: peak_bytes as u64,
         faults,
         marks: cluster.oracle().marks(),
         failures: found,
@@ -114,7 +119,6 @@ async fn play(plan: &Plan, print_trace: bool) -> (Report, History) {
     };
     let mut history = recorder.history();
     history.nodes = roles(&cluster);
-    history.operations.extend(unseen::compactions(&cluster));
     (report, history)
 }
 

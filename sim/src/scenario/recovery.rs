@@ -16,6 +16,7 @@
 //! Of a member whose disk is damaged none of this is asked; what it served is judged with all the
 //! rest.
 
+use super::unseen;
 use crate::cluster::{Cluster, is_out_of_range};
 use crate::env::network::{Machine, Switch};
 use crate::report::Failure;
@@ -71,6 +72,7 @@ pub async fn recover(
     recovery.end_clients(clients).await?;
     let sound: Vec<String> = cluster.undamaged().into_iter().map(Cluster::endpoint).collect();
     let (_node, env) = cluster.client_machine(SETTLER);
+    unseen::compactions(cluster).for_each(|compaction| recorder.operation(compaction));
     let settled = workload::settle(env, sound, settings, recorder, RECOVERY).await;
     let settled = settled.map_err(|text| failure("not recovered", text))?;
     trace.event(format_args!("settled at {}", settled.revision));

@@ -35,7 +35,7 @@ pub(super) fn network(dice: &mut Dice, flags: &[String]) -> NetworkKnobs {
         } else {
             0
         },
-        pipe_bytes_max: u32::try_from(logarithmic(dice, 16 << 10, 256 << 10)).expect("small"),
+        pipe_bytes_max: u32::try_from(logarithmic(dice, 2 << 10, 256 << 10)).expect("small"),
     }
 }
 
@@ -76,8 +76,9 @@ pub fn flags(dice: &mut Dice) -> Vec<String> {
     if dice.one_in(4) {
         flags.push(format!("--initial-election-tick-advance={}", dice.one_in(2)));
     }
-    if dice.one_in(12) {
-        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 1 << 18, 2 << 20)));
+    if dice.one_in(10) {
+        // A run writes about as much, and what is left after a compaction is less.
+        flags.push(format!("--quota-backend-bytes={}", logarithmic(dice, 3 << 14, 1 << 18)));
     }
     if dice.one_in(4) {
         let (mode, retention) = match dice.one_in(2) {

@@ -57,13 +57,22 @@ pub fn draw(seed: u64, overrides: &Overrides) -> Plan {
     let quiet_ms = if dice.one_in(10) { plan.time_ms / 2 } else { 0 };
     let gap_ms = logarithmic(&mut dice, 500, 8_000);
     plan.steps = schedule(seed, &shape, &taken, (quiet_ms, plan.time_ms), gap_ms);
-    if plan.flags.iter().any(|flag| flag.starts_with("--quota-backend-bytes")) {
+    if has_quota(&plan) {
         // Else the first alarm would end all writes.
         let times = (1..).map(|number| number * 7_000).take_while(|at_ms| *at_ms < plan.time_ms);
         plan.steps.extend(times.map(|at_ms| Step { at_ms, fault: Fault::ClearAlarms }));
         plan.steps.sort_by_key(|step| step.at_ms);
     }
     plan
+}
+
+/// Whether members have a quota at some time that a run may reach.
+fn has_quota(plan: &Plan) -> bool {
+    let restarts = plan.steps.iter().filter_map(|step| match &step.fault {
+        Fault::RollingRestart { flags, .. } => Some(flags),
+        _ => None,
+    });
+    restarts.chain([&plan.flags]).flatten().any(|flag| flag.starts_with("--quota-backend-bytes"))
 }
 
 /// A plan with everything but faults.

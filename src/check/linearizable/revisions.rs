@@ -60,7 +60,7 @@ pub fn check(history: &History, watchers: &Watchers<'_>, steps_max: u64) -> Answ
     let told = Told::new(history);
     let claims = match compaction(history).and_then(|()| claims(history, &told)) {
         Ok(claims) => claims,
-        Err(violation) => return Answer::Unlawful(Box::new(violation)),
+        Err(violation) => return Answer::Unlawful(violation),
     };
     Walk::new(history, &told, claims, watchers, steps_max).run()
 }
@@ -76,7 +76,7 @@ pub(super) struct Claims {
 }
 
 /// Puts every answer at its revision, if time allows that.
-fn claims(history: &History, told: &Told) -> Result<Claims, Violation> {
+fn claims(history: &History, told: &Told) -> Result<Claims, Box<Violation>> {
     let first = history.start.revision;
     let mut claims =
         Claims { writes: BTreeMap::new(), reads: BTreeMap::new(), last: told.last().max(first) };
@@ -91,10 +91,12 @@ fn claims(history: &History, told: &Told) -> Result<Claims, Violation> {
                 "{} answered with revision {revision}, before {first}, where the history starts.",
                 name(history, place)
             );
-            return Err(Violation::new(Rule::StaleAnswer, text)
-                .between(format!("at least {first}"), revision.to_string())
-                .of([place])
-                .at(revision));
+            return Err(Box::new(
+                Violation::new(Rule::StaleAnswer, text)
+                    .between(format!("at least {first}"), revision.to_string())
+                    .of([place])
+                    .at(revision),
+            ));
         }
         on_time(history, told, place, revision)?;
         if !response.changed() {
@@ -105,7 +107,7 @@ fn claims(history: &History, told: &Told) -> Result<Claims, Violation> {
                  all operations.",
                 name(history, place)
             );
-            return Err(Violation::new(Rule::WriteOrder, text).of([place]).at(revision));
+            return Err(Box::new(Violation::new(Rule::WriteOrder, text).of([place]).at(revision)));
         } else if let Some(other) = claims.writes.insert(revision, place) {
             let text = format!(
                 "{} and {} both changed something and both were given revision {revision}. Each \
@@ -113,17 +115,19 @@ fn claims(history: &History, told: &Told) -> Result<Claims, Violation> {
                 name(history, other),
                 name(history, place)
             );
-            return Err(Violation::new(Rule::RevisionUnique, text)
-                .between("different revisions".into(), format!("{revision} twice"))
-                .of([place, other])
-                .at(revision));
+            return Err(Box::new(
+                Violation::new(Rule::RevisionUnique, text)
+                    .between("different revisions".into(), format!("{revision} twice"))
+                    .of([place, other])
+                    .at(revision),
+            ));
         }
     }
     Ok(claims)
 }
 
 /// Whether a read of the past was answered although a compaction of it was known to be done.
-fn compaction(history: &History) -> Result<(), Violation> {
+fn compaction(history: &History) -> Result<(), Box<Violation>> {
     // When each compaction was answered, with the highest revision compacted by then.
     let mut done: Vec<(u64, Revision, usize)> = Vec::new();
     for (place, operation) in history.operations.iter().enumerate() {
@@ -153,10 +157,12 @@ fn compaction(history: &History) -> Result<(), Violation> {
                 range.revision,
                 name(history, *by)
             );
-            return Err(Violation::new(Rule::Compaction, text)
-                .between("an error: compacted".into(), "an answer".into())
-                .of([place, *by])
-                .at(range.revision));
+            return Err(Box::new(
+                Violation::new(Rule::Compaction, text)
+                    .between("an error: compacted".into(), "an answer".into())
+                    .of([place, *by])
+                    .at(range.revision),
+            ));
         }
     }
     Ok(())
@@ -168,7 +174,7 @@ fn on_time(
     told: &Told,
     place: usize,
     revision: Revision,
-) -> Result<(), Violation> {
+) -> Result<(), Box<Violation>> {
     let operation = &history.operations[place];
     let Some((floor, teller)) = told.before(operation.invoke) else { return Ok(()) };
     let changed = operation.response().is_some_and(Response::changed);
@@ -194,7 +200,7 @@ fn on_time(
         .of(operations)
         .at(revision);
     violation.watches.extend(watch);
-    Err(violation)
+    Err(Box::new(violation))
 }
 
 /// An operation in a sentence: its place, what it is and who asked for it.

@@ -407,13 +407,14 @@ impl<'a> Walk<'a> {
     fn read(&mut self, revision: Revision, places: impl Iterator<Item = usize>, rest: &mut Rest) {
         let since = self.since(revision);
         let mut found: Vec<(i8, Maker, Changes)> = Vec::new();
-        let mut tried = 0;
+        let (mut tried, mut evaluated) = (0, 0);
         for place in places {
             tried += 1;
             let write = &self.unknown.writes[place];
             if self.used[place] || write.lowest > revision || write.highest < revision {
                 continue;
             }
+            evaluated += 1;
             let operation = &self.history.operations[write.operation];
             if let Ok((_, changes)) = self.store.evaluate(&operation.request) {
                 let is_open = operation.returned.is_none_or(|returned| returned >= since);
@@ -422,7 +423,7 @@ impl<'a> Walk<'a> {
                 }
             }
         }
-        self.charge(tried / 8);
+        self.charge(evaluated + tried / 8);
         // Stable, so that among equals the one that came first stays first, and is tried last.
         found.sort_by_key(|(rank, _, _)| *rank);
         rest.ready.extend(found.into_iter().map(|(_, maker, changes)| (maker, changes)));

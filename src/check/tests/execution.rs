@@ -356,10 +356,12 @@ impl World {
                 let revision = self.store.revision();
                 return Some(Response::LeaseRevoke(HeaderResponse { revision }));
             }
-            Request::Range(range) if range.revision.0 > 0 && range.revision < self.compacted => {
-                if !self.strikes(Bug::CompactedRead) {
-                    return None;
-                }
+            Request::Range(range)
+                if range.revision.0 > 0
+                    && range.revision < self.compacted
+                    && !self.strikes(Bug::CompactedRead) =>
+            {
+                return None;
             }
             _ => {}
         }
@@ -430,11 +432,10 @@ impl World {
             (Bug::WrongCreateRevision, _, Response::Range(told)) if !told.kvs.is_empty() => {
                 told.kvs[0].create_revision.0 -= i64::from(self.strikes(bug));
             }
-            (Bug::WrongPrevKv, _, Response::Put(told)) if told.prev_kv.is_some() => {
-                if self.strikes(bug) {
-                    let kv = told.prev_kv.as_mut().expect("it is some");
-                    kv.value = Data::from("never written");
-                }
+            (Bug::WrongPrevKv, _, Response::Put(PutResponse { prev_kv: Some(kv), .. }))
+                if self.strikes(bug) =>
+            {
+                kv.value = Data::from("never written");
             }
             (Bug::RevisionBack, Request::Put(_), Response::Put(told)) if newest.0 > 1 => {
                 told.revision.0 -= i64::from(self.strikes(bug));

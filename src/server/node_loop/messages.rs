@@ -9,10 +9,20 @@ use crate::types::{Index, MemberId, limits};
 use bytes::Bytes;
 use protobuf::Message as _;
 
+/// Whether a follower passes it on to whom it takes for the leader, in its first sender's name:
+/// it only asks for something, and says nothing about the sender.
+fn may_be_relayed(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex)
+}
+
 impl<E: Env> NodeLoop<E> {
     pub(super) fn take_message(&mut self, from: MemberId, payload: &Bytes) {
         let message = match Message::parse_from_carllerche_bytes(payload) {
-            Ok(message) if message.from == from.0 && message.to == self.id.0 => message,
+            Ok(message) if message.to == self.id.0 && message.from == from.0 => message,
+            Ok(message) if message.to == self.id.0 && may_be_relayed(&message) => {
+                self.env.mark("raft: a message relayed by a follower");
+                message
+            }
             Ok(message) => {
                 tracing::warn!(
                     "remote-peer-id" = %from, "claimed-from" = message.from, "claimed-to" = message.to,
