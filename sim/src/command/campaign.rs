@@ -116,15 +116,18 @@ fn make_runs(work: &mut Work, printer: &mut Printer) -> (Summary, Vec<Failed>) {
     let worker = |number: usize| {
         while !enough.load(Ordering::Relaxed) {
             let Some(task) = tasks.lock().expect("no holder panics").next() else { return };
-            let mut hear = |heard: Heard<'_>| match heard {
-                Heard::Line(line) => super::print(&format!("{line}\n")),
-                Heard::Reached(time) => {
-                    let millis = u64::try_from(time.as_millis()).expect("hours at most");
-                    reached[number].store(millis, Ordering::Relaxed);
-                }
-            };
-            let run = |_| process::run(&task.plan, &asked, &mut hear);
-            let outcomes = (0..runs).map(run).collect();
+            let mut outcomes: Vec<Outcome> = Vec::new();
+            for _ in 0..runs {
+                let before: u64 = outcomes.iter().map(|outcome| outcome.report.simulated_ms).sum();
+                let mut hear = |heard: Heard<'_>| match heard {
+                    Heard::Line(line) => super::print(&format!("{line}\n")),
+                    Heard::Reached(time) => {
+                        let millis = u64::try_from(time.as_millis()).expect("hours at most");
+                        reached[number].store(before + millis, Ordering::Relaxed);
+                    }
+                };
+                outcomes.push(process::run(&task.plan, &asked, &mut hear));
+            }
             reached[number].store(0, Ordering::Relaxed);
             if sender.clone().send(Done { task, outcomes }).is_err() {
                 return;
