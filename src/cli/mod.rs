@@ -64,6 +64,7 @@ enum Command {
 
 /// Runs the program with the arguments and variables of the process.
 pub fn main() -> ExitCode {
+    abort_on_panic();
     let mut arguments = Vec::new();
     for argument in std::env::args_os() {
         match argument.into_string() {
@@ -76,6 +77,18 @@ pub fn main() -> ExitCode {
         .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
         .collect();
     run(&arguments, &environment)
+}
+
+/// A panic is a bug, after which nothing can be trusted: the process ends at once, rather than go
+/// on with a task missing. Panics that the store turns into errors are none.
+fn abort_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !crate::store::is_guarded() {
+            usual(info);
+            std::process::abort();
+        }
+    }));
 }
 
 fn run(arguments: &[String], environment: &BTreeMap<String, String>) -> ExitCode {

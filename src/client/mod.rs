@@ -80,6 +80,8 @@ pub struct Options {
     /// Ask servers to refuse calls, and end streams, while they know of no leader. Without it a
     /// watch on a member cut off from the others hangs silently.
     pub require_leader: bool,
+    /// Bytes of one stream a server may send ahead of its reader, at most 2 GiB.
+    pub stream_window_bytes: u32,
 }
 
 impl Default for Options {
@@ -92,6 +94,7 @@ impl Default for Options {
             keep_alive_interval: Some(Duration::from_secs(10)),
             keep_alive_timeout: Duration::from_secs(5),
             require_leader: false,
+            stream_window_bytes: wire::STREAM_WINDOW_BYTES,
         }
     }
 }

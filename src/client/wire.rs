@@ -28,7 +28,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tonic::Code;
 
-/// Bytes of one stream the server may send ahead of its reader.
+/// Bytes of one stream the server may send ahead of its reader, unless the options say otherwise.
 pub(super) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes of all streams: the most HTTP/2 allows, because the streams' own windows bound it.
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;

@@ -6,7 +6,8 @@
 //! HTTP/2 runs on hyper's connection API with our own executor and timer, because the ready-made
 //! gRPC transports start tasks and timers of tokio, which simulation does not have.
 //!
-//! - Windows are large and fixed: a stream may hold 4 MiB that its reader has not taken, the
+//! - Windows are large and fixed: a stream may hold 4 MiB, unless the options say less, that its
+//!   reader has not taken, the
 //!   connection as good as any amount, so that a reader who sleeps never stops the calls of
 //!   others on the same connection. Adaptive windows would cost pings, which etcd's server
 //!   counts and punishes.
@@ -83,7 +84,7 @@ async fn open<E: Env>(
         env.network().connect(address).await.map_err(|error| format!("{address}: {error}"))?;
     let mut builder = Builder::new(Tasks(Arc::new(env.clone())));
     builder
-        .initial_stream_window_size(wire::STREAM_WINDOW_BYTES)
+        .initial_stream_window_size(options.stream_window_bytes)
         .initial_connection_window_size(wire::CONNECTION_WINDOW_BYTES)
         .max_frame_size(wire::FRAME_BYTES_MAX);
     if let Some(interval) = options.keep_alive_interval {

@@ -146,6 +146,14 @@ impl Node {
         self.draw_timeout();
     }
 
+    /// Whether a leader's heartbeat shows that our log has lost entries: a leader tells a follower
+    /// to commit only what that has acknowledged. raft-rs would panic.
+    pub fn has_lost(&self, message: &Message) -> bool {
+        message.get_msg_type() == MessageType::MsgHeartbeat
+            && message.term >= self.raw.raft.term
+            && message.commit > self.raw.raft.raft_log.last_index()
+    }
+
     /// A message from another member. Messages that make no sense are dropped by raft-rs.
     pub fn step(&mut self, message: Message) {
         let _ = self.raw.step(message);

@@ -35,6 +35,8 @@ struct Content<F> {
     held: Mutex<Vec<Change>>,
     /// Nothing is held, now and in future.
     is_open: AtomicBool,
+    /// Letting go has failed.
+    has_failed: AtomicBool,
 }
 
 impl<F: File> Content<F> {
@@ -46,7 +48,8 @@ impl<F: File> Content<F> {
         if !self.is_open.load(Ordering::Acquire) {
             let mut held = self.held();
             // It may have been opened before we got the lock.
-            if !self.is_open.load(Ordering::Acquire) && held.len() < HELD_MAX {
+            let failed = self.has_failed.load(Ordering::Acquire);
+            if !self.is_open.load(Ordering::Acquire) && held.len() < HELD_MAX && !failed {
                 held.push(change);
                 return Ok(());
             }
@@ -55,9 +58,14 @@ impl<F: File> Content<F> {
         self.carry_out(&change)
     }
 
+    /// Stays shut for ever when that fails: redb does not know that it did, and must not go on.
     fn let_go(&self, held: &mut Vec<Change>) -> io::Result<()> {
+        if self.has_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier change of the file failed"));
+        }
         for change in held.drain(..) {
-            self.carry_out(&change)?;
+            let done = self.carry_out(&change);
+            done.inspect_err(|_| self.has_failed.store(true, Ordering::Release))?;
         }
         self.is_open.store(true, Ordering::Release);
         Ok(())
@@ -101,7 +109,8 @@ impl<F: File> Backend<F> {
     pub(super) fn new(file: F) -> io::Result<Opened<F>> {
         let len = Arc::new(AtomicU64::new(file.len()?));
         let (held, is_open) = (Mutex::default(), AtomicBool::new(false));
-        let content = Arc::new(Content { file, held, is_open });
+        let has_failed = AtomicBool::new(false);
+        let content = Arc::new(Content { file, held, is_open, has_failed });
         Ok((Backend { content: content.clone(), len: Arc::clone(&len) }, len, content))
     }
 }

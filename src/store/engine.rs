@@ -16,6 +16,7 @@
 
 use super::backend::{Backend, Gate};
 use super::error::StoreError;
+use super::guard::guarded;
 use super::pending::Batch;
 use super::record::{Place, RowKey};
 use crate::env::File;
@@ -212,7 +213,7 @@ fn side_key(side: u8, key: &[u8]) -> Vec<u8> {
 /// The open file.
 #[derive(Debug)]
 pub(super) struct Engine {
-    database: Database,
+    database: Arc<Held>,
     file_bytes: Arc<AtomicU64>,
     /// Closed until the first transaction: merely to open a file does not change it.
     gate: Arc<dyn Gate>,
@@ -221,9 +222,11 @@ pub(super) struct Engine {
 impl Engine {
     /// Opens a file that [`Engine::create`] made, and the state it holds.
     pub(super) fn open<F: File>(file: F, cache: usize) -> Result<(Engine, View), StoreError> {
-        let engine = Engine::database(file, cache)?;
-        let view = engine.view()?;
-        Ok((engine, view))
+        guarded(|| {
+            let engine = Engine::database(file, cache)?;
+            let view = engine.view()?;
+            Ok((engine, view))
+        })
     }
 
     /// Makes an empty file into an empty store.
@@ -239,13 +242,18 @@ impl Engine {
         let (backend, file_bytes, gate) = Backend::new(file)?;
         let mut builder = Database::builder();
         builder.set_cache_size(cache);
-        let database = builder.create_with_backend(backend)?;
+        let database = guarded(|| Ok(builder.create_with_backend(backend)?))?;
+        let database = Arc::new(Held(Some(database)));
         Ok(Engine { database, file_bytes, gate })
     }
 
     /// The last committed state, to be read while writing goes on.
     pub(super) fn view(&self) -> Result<View, StoreError> {
-        let transaction = self.database.begin_read()?;
+        guarded(|| self.read_view())
+    }
+
+    fn read_view(&self) -> Result<View, StoreError> {
+        let transaction = self.database.get().begin_read()?;
         let marks = match transaction.open_table(MARKS) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Err(StoreError::Unfinished),
             table => {
@@ -273,7 +281,7 @@ impl Engine {
                 place: "tables revisions and side".into(),
             });
         }
-        Ok(View { revisions, side, marks })
+        Ok(View { revisions, side, marks, _database: Arc::clone(&self.database) })
     }
 
     /// Bytes the file takes.
@@ -283,6 +291,10 @@ impl Engine {
 
     /// Commits a batch durably and returns the state after it. `before` is the state it changes.
     pub(super) fn write(&self, batch: &Batch, before: &Marks) -> Result<View, StoreError> {
+        guarded(|| self.write_batch(batch, before))
+    }
+
+    fn write_batch(&self, batch: &Batch, before: &Marks) -> Result<View, StoreError> {
         let mut marks = Marks { rows: before.rows, row_bytes: before.row_bytes, ..batch.marks };
         marks.side_rows = before.side_rows;
         marks.side_bytes = before.side_bytes;
@@ -342,7 +354,7 @@ impl Engine {
         durability: Durability,
     ) -> Result<redb::WriteTransaction, StoreError> {
         self.gate.open()?;
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.database.get().begin_write()?;
         transaction.set_durability(durability)?;
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
         Ok(transaction)
@@ -350,10 +362,12 @@ impl Engine {
 
     /// Creates what tables are missing and writes the marks, which makes the file whole.
     pub(super) fn finish(&self, marks: &Marks) -> Result<(), StoreError> {
-        let transaction = self.begin(Durability::Immediate)?;
-        transaction.open_table(REVISIONS)?;
-        transaction.open_table(SIDE)?;
-        self.commit(transaction, marks)
+        guarded(|| {
+            let transaction = self.begin(Durability::Immediate)?;
+            transaction.open_table(REVISIONS)?;
+            transaction.open_table(SIDE)?;
+            self.commit(transaction, marks)
+        })
     }
 
     fn commit(&self, transaction: redb::WriteTransaction, marks: &Marks) -> Result<(), StoreError> {
@@ -368,6 +382,14 @@ impl Engine {
 
     /// Appends rows with their checksums to a file being built; keys must ascend.
     pub(super) fn append<'a>(
+        &self,
+        table: TableDefinition<'_, &[u8], &[u8]>,
+        rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<(), StoreError> {
+        guarded(|| self.append_rows(table, rows))
+    }
+
+    fn append_rows<'a>(
         &self,
         table: TableDefinition<'_, &[u8], &[u8]>,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -399,23 +421,57 @@ pub(super) struct View {
     revisions: ReadOnlyTable<&'static [u8], &'static [u8]>,
     side: ReadOnlyTable<&'static [u8], &'static [u8]>,
     pub(super) marks: Marks,
+    /// Dropped last: redb refuses to read from a database that was closed, as the old one is when
+    /// a copy or a leader's snapshot takes its place.
+    _database: Arc<Held>,
+}
+
+/// A database that is closed when its last reader is done.
+#[derive(Debug)]
+struct Held(Option<Database>);
+
+impl Held {
+    fn get(&self) -> &Database {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        // What redb finds wrong on closing is found again at the next start.
+        let _ = guarded(|| {
+            drop(database);
+            Ok(())
+        });
+    }
 }
 
 impl View {
     /// The record of a put.
     pub(super) fn get(&self, place: Place) -> Result<Bytes, StoreError> {
-        let row = RowKey { place, tombstone: false };
-        let key = row.bytes();
-        let Some(sealed) = self.revisions.get(key.as_slice())? else {
-            return Err(row_error("a revision is missing", row));
-        };
-        let (_, record) = unseal_row(key.as_slice(), sealed.value())?;
-        Ok(Bytes::copy_from_slice(record))
+        guarded(|| {
+            let row = RowKey { place, tombstone: false };
+            let key = row.bytes();
+            let Some(sealed) = self.revisions.get(key.as_slice())? else {
+                return Err(row_error("a revision is missing", row));
+            };
+            let (_, record) = unseal_row(key.as_slice(), sealed.value())?;
+            Ok(Bytes::copy_from_slice(record))
+        })
     }
 
     /// The records of puts whose places ascend, given to `found` with their place in `places`.
     /// Neighbours are reached by stepping, which is far cheaper than looking each up.
     pub(super) fn get_many(
+        &self,
+        places: &[Place],
+        found: impl FnMut(usize, Bytes),
+    ) -> Result<(), StoreError> {
+        guarded(|| self.step_through(places, found))
+    }
+
+    fn step_through(
         &self,
         places: &[Place],
         mut found: impl FnMut(usize, Bytes),
@@ -453,14 +509,16 @@ impl View {
         mut f: impl FnMut(RowKey, &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let from = RowKey { place: from, tombstone: false }.bytes();
-        for item in self.revisions.range(from.as_slice()..)? {
-            let (key, sealed) = item?;
-            let (row, record) = unseal_row(key.value(), sealed.value())?;
-            if !f(row, record)? {
-                return Ok(());
+        guarded(|| {
+            for item in self.revisions.range(from.as_slice()..)? {
+                let (key, sealed) = item?;
+                let (row, record) = unseal_row(key.value(), sealed.value())?;
+                if !f(row, record)? {
+                    return Ok(());
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Shows `f` the rows of one side table in key order.
@@ -470,21 +528,23 @@ impl View {
         mut f: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), StoreError> {
         let (first, end) = ([side as u8], [side as u8 + 1]);
-        for item in self.side.range::<&[u8]>(first.as_slice()..end.as_slice())? {
-            let (key, sealed) = item?;
-            f(&key.value()[1..], unseal_side(key.value(), sealed.value())?);
-        }
-        Ok(())
+        guarded(|| {
+            for item in self.side.range::<&[u8]>(first.as_slice()..end.as_slice())? {
+                let (key, sealed) = item?;
+                f(&key.value()[1..], unseal_side(key.value(), sealed.value())?);
+            }
+            Ok(())
+        })
     }
 
     /// All rows of `revisions`, to be read bit by bit.
     pub(super) fn all_revisions(&self) -> Result<Rows, StoreError> {
-        Ok(Rows { rows: self.revisions.range_owned::<&[u8]>(..)?, side: false })
+        guarded(|| Ok(Rows { rows: self.revisions.range_owned::<&[u8]>(..)?, side: false }))
     }
 
     /// All rows of `side`, likewise.
     pub(super) fn all_side(&self) -> Result<Rows, StoreError> {
-        Ok(Rows { rows: self.side.range_owned::<&[u8]>(..)?, side: true })
+        guarded(|| Ok(Rows { rows: self.side.range_owned::<&[u8]>(..)?, side: true }))
     }
 }
 
@@ -497,14 +557,16 @@ pub(super) struct Rows {
 impl Rows {
     /// Shows `f` the next row's key and value; false if there is none.
     pub(super) fn next(&mut self, f: impl FnOnce(&[u8], &[u8])) -> Result<bool, StoreError> {
-        let Some(item) = self.rows.next() else { return Ok(false) };
-        let (key, sealed) = item?;
-        let value = if self.side {
-            unseal_side(key.value(), sealed.value())?
-        } else {
-            unseal_row(key.value(), sealed.value())?.1
-        };
-        f(key.value(), value);
-        Ok(true)
+        guarded(|| {
+            let Some(item) = self.rows.next() else { return Ok(false) };
+            let (key, sealed) = item?;
+            let value = if self.side {
+                unseal_side(key.value(), sealed.value())?
+            } else {
+                unseal_row(key.value(), sealed.value())?.1
+            };
+            f(key.value(), value);
+            Ok(true)
+        })
     }
 }

@@ -40,7 +40,10 @@ impl fmt::Display for StoreError {
                 "the store's file is damaged: {what} ({place}); remove this member and add it \
                  again so that it is rebuilt from its peers; on a single node, restore a backup"
             ),
-            StoreError::Unfinished => f.write_str("the store's file was never finished"),
+            StoreError::Unfinished => f.write_str(
+                "the store's file was never finished, or is damaged; remove this member and add it \
+                 again so that it is rebuilt from its peers",
+            ),
             StoreError::Format(version) => {
                 write!(f, "the store's file has format {version}, which this version cannot read")
             }

@@ -42,6 +42,7 @@
 mod backend;
 mod engine;
 mod error;
+mod guard;
 mod hash;
 mod index;
 mod owner;
@@ -58,6 +59,7 @@ mod write;
 
 pub use engine::Side;
 pub use error::{ReadError, StoreError};
+pub use guard::is_guarded;
 pub use hash::{CompactionHash, HashKv};
 pub use owner::{CompactProgress, FlushJob, FlushOutcome, Options, Pending, Restored, Store};
 pub use range::{RangeQuery, RangeResult, SortOrder, SortTarget};

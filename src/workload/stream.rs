@@ -27,6 +27,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(300);
 /// Pause after a stream could not be opened or was lost.
 const PAUSE: Duration = Duration::from_millis(200);
+/// What a slow stream may hold that was not read.
+const SLOW_WINDOW_BYTES: u32 = 16 * 1024;
 /// How long a member may take to take a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Speaks for all watches of a stream; a member answers a refused one with it as well.
@@ -47,7 +49,10 @@ pub(super) async fn follow<E: Env>(place: Place<E>, mut watching: Watching) {
     for round in 0.. {
         let plan = watching.stream(place.recorder.revision());
         let endpoint = &place.endpoints[round % place.endpoints.len()];
-        let options = Options { require_leader: plan.require_leader, ..options(OPEN_TIMEOUT) };
+        let mut options = Options { require_leader: plan.require_leader, ..options(OPEN_TIMEOUT) };
+        if plan.slow {
+            options.stream_window_bytes = SLOW_WINDOW_BYTES;
+        }
         let client = Client::connect(&place.env, [endpoint], options);
         let client = client.expect("an endpoint is host:port");
         place.recorder.watcher_at(&place.name, Some(Revision(0)));

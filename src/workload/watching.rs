@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// Watches of one stream at a time.
 const WATCHES_MAX: usize = 6;
+/// One stream in so many is slow.
+const SLOW_ONE_IN: u64 = 4;
 /// How far in the past and in the future watches begin, in revisions.
 const BACK_MAX: u64 = 200;
 const AHEAD_MAX: u64 = 60;
@@ -29,6 +31,8 @@ pub(super) struct Watching {
     round: u64,
     /// Things that happened on this one.
     turn: u64,
+    /// Whether this one is slow.
+    slow: bool,
 }
 
 /// A watch to ask for.
@@ -58,6 +62,9 @@ pub(super) struct StreamPlan {
     pub require_leader: bool,
     /// Whether the watches' ids are chosen by the client.
     pub own_ids: bool,
+    /// Takes little of what it has not read, wants a lot and dozes long, so that the member has to
+    /// keep what it wants to send.
+    pub slow: bool,
     pub watches: Vec<Wanted>,
     /// Turns until the stream is given up for another.
     pub turns_max: u64,
@@ -89,7 +96,7 @@ impl Watching {
     /// apart.
     pub fn new(settings: &Settings, number: u8, part: u64) -> Watching {
         let name = [names::WATCHER + part, settings.seed, u64::from(number)];
-        Watching { name, prefixes: settings.profile.prefixes, round: 0, turn: 0 }
+        Watching { name, prefixes: settings.profile.prefixes, round: 0, turn: 0, slow: false }
     }
 
     fn dice(&self) -> Dice {
@@ -100,11 +107,21 @@ impl Watching {
     pub fn stream(&mut self, known: Revision) -> StreamPlan {
         (self.round, self.turn) = (self.round + 1, 0);
         let mut dice = self.dice();
-        let count = dice.weighted(&[(4, 1), (3, 2), (2, 4)]);
+        self.slow = dice.one_in(SLOW_ONE_IN);
+        let count = match self.slow {
+            true => WATCHES_MAX,
+            false => dice.weighted(&[(4, 1), (3, 2), (2, 4)]),
+        };
+        let wanted = |_| match self.slow {
+            true => Wanted { start: Start::At(Revision(0)), ..options(&mut dice) },
+            false => self.wanted(&mut dice, known),
+        };
+        let watches = (0..count).map(wanted).collect();
         StreamPlan {
             require_leader: dice.one_in(2),
             own_ids: dice.one_in(2),
-            watches: (0..count).map(|_| self.wanted(&mut dice, known)).collect(),
+            slow: self.slow,
+            watches,
             turns_max: dice.weighted(&[(1, 10), (2, 100), (2, 1_000)]),
         }
     }
@@ -119,7 +136,8 @@ impl Watching {
                 Turn::Cancel(usize::try_from(dice.below(1_000)).expect("a small number"))
             }
             7..27 => Turn::AskProgress,
-            27..29 => Turn::Doze(Duration::from_millis(dice.between(50, 3_000))),
+            27..31 if self.slow => Turn::Doze(Duration::from_millis(dice.between(1_000, 10_000))),
+            27..29 => Turn::Doze(Duration::from_millis(dice.between(50, 2_000))),
             _ => Turn::GoOn,
         }
     }

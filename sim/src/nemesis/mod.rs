@@ -367,8 +367,19 @@ impl Nemesis {
     ) -> bool {
         let cluster = &self.cluster;
         let host = cluster.host(machine);
-        let Some(boot) = cluster.boot(machine) else { return false };
+        if !cluster.is_running(machine) {
+            return false;
+        }
+        let reads = matches!(kind, DiskErrorKind::Read | DiskErrorKind::ShortRead);
+        if reads {
+            // A member that runs has nearly all in memory: it reads when it starts.
+            cluster.kill(machine);
+        }
         host.fail(kind, operations, count);
+        if reads {
+            cluster.start(machine);
+        }
+        let Some(boot) = cluster.boot(machine) else { return false };
         let gone = || cluster.boot(machine) != Some(boot);
         self.wait_for(PATIENCE, || host.has_failed() || gone()).await;
         if gone() || !host.has_failed() {

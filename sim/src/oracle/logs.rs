@@ -202,7 +202,11 @@ impl Logs {
         }
         member.memory.put(index.0, cell);
         let chain = *self.chains.entry((index.0, term.0)).or_insert(cell.chain);
-        if chain != cell.chain {
+        if chain != cell.chain && self.voters == 1 && index.0 > self.committed.len() as u64 {
+            // Who is alone leads before its term is durable. A power cut takes term and entry
+            // together, nobody else has seen them, and the term comes again.
+            self.chains.insert((index.0, term.0), cell.chain);
+        } else if chain != cell.chain {
             out.add(
                 "logs do not match",
                 format!("n{machine} has another entry or past at {index} of term {term}"),

@@ -221,6 +221,6 @@ mod tests {
             let plan = draw(seed, &Overrides::default());
             names.extend(plan.steps.iter().map(|step| step.fault.name()));
         }
-        assert!(names.len() >= 27, "{} kinds: {names:?}", names.len());
+        assert_eq!(names.len(), 28, "{names:?}");
     }
 }

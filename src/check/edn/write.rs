@@ -5,10 +5,12 @@
 //! value ends in, and has read what stands before, since its condition says so. A list that is
 //! begun anew is another list, named after its first element.
 //!
-//! Of any other history the register's operations are taken where they are plain: a range of a
-//! single key, a put, and the transaction that puts if the value is equal (or else does nothing, or
-//! reads). Everything else is passed over, so the outcome of Jepsen's checker is about the rest
-//! only where there is nothing else that writes. Values are written as strings.
+//! Of any other history the keys are taken that are registers: read, put, deleted (a write of
+//! `nil`) and written by transactions on that key alone. A transaction that puts if the value is
+//! equal is a `:cas`; under another condition it is written as the write or the read that it turned
+//! out to be, which asks less. A key that anything else may have changed (a range deletion, a lease,
+//! a transaction on several keys) is left out, so that what is written of a lawful history is
+//! lawful. Values are written as strings.
 //!
 //! A process that got an unknown outcome is dead in Jepsen's world, so its later operations go by
 //! another number.
@@ -18,8 +20,10 @@ use crate::check::history::History;
 use crate::check::lists::{ListStep, ListTransaction};
 use crate::check::op::{
     Compare, CompareResult, CompareTarget, Operation, Outcome, RangeRequest, Request, Response,
+    TxnRequest,
 };
-use std::collections::BTreeMap;
+use crate::types::KeyRange;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 /// What the keys of lists begin with.
@@ -125,10 +129,10 @@ fn is_plain(range: &RangeRequest) -> bool {
         && !range.count_only
 }
 
-/// A register operation of a history, in Jepsen's terms.
+/// A register operation of a history, in Jepsen's terms; none is `nil`.
 enum Step {
     Read(Option<Data>),
-    Write(Data),
+    Write(Option<Data>),
     CompareAndSet(Data, Data, bool),
 }
 
@@ -136,17 +140,17 @@ enum Step {
 pub fn write_register(history: &History, output: impl Write) -> io::Result<usize> {
     let mut lines = Lines::default();
     let mut passed_over = 0;
+    let spoilt = spoilt(history);
     for operation in &history.operations {
-        let Some((key, step)) = register(operation) else {
+        let fits = register(operation).filter(|(key, _)| !spoilt.has(key));
+        let Some((key, step)) = fits else {
             passed_over += 1;
             continue;
         };
+        let nil = |value: &Option<Data>| value.as_ref().map_or("nil".into(), string);
         let (f, asked, told) = match step {
-            Step::Read(value) => {
-                let told = value.map_or("nil".into(), |value| string(&value));
-                ("read", "nil".to_owned(), told)
-            }
-            Step::Write(value) => ("write", string(&value), string(&value)),
+            Step::Read(value) => ("read", "nil".to_owned(), nil(&value)),
+            Step::Write(value) => ("write", nil(&value), nil(&value)),
             Step::CompareAndSet(old, new, _) => {
                 let pair = format!("[{} {}]", string(&old), string(&new));
                 ("cas", pair.clone(), pair)
@@ -192,38 +196,123 @@ pub fn write_list_append(transactions: &[ListTransaction], output: impl Write) -
     lines.write(output)
 }
 
-/// What an operation is to a register, if it is that plain.
+/// Keys that are no registers.
+struct Spoilt {
+    keys: BTreeSet<Data>,
+    ranges: Vec<KeyRange>,
+}
+
+impl Spoilt {
+    fn has(&self, key: &Data) -> bool {
+        self.keys.contains(key) || self.ranges.iter().any(|range| range.contains(&key.0))
+    }
+}
+
+/// The keys that something else than a register's operation may have changed.
+fn spoilt(history: &History) -> Spoilt {
+    let mut ranges: Vec<KeyRange> = Vec::new();
+    for operation in &history.operations {
+        let changes = match &operation.outcome {
+            Outcome::Ok(response) => response.changed(),
+            Outcome::Failed(_) => false,
+            Outcome::Unknown(_) => operation.request.may_write(),
+        };
+        // What hangs on a lease is spoilt by hanging there; a put that keeps the value spoils
+        // nothing.
+        let revoke = matches!(operation.request, Request::LeaseRevoke(_));
+        let touch = matches!(&operation.request, Request::Put(put) if put.ignore_value);
+        if changes
+            && !revoke
+            && !touch
+            && (register(operation).is_none() || is_leased(&operation.request))
+        {
+            operation.request.footprint(&mut ranges);
+        }
+    }
+    let (single, ranges): (Vec<_>, Vec<_>) = ranges.into_iter().partition(KeyRange::is_single);
+    let mut keys: BTreeSet<Data> = single.into_iter().map(|range| Data(range.start)).collect();
+    keys.extend(history.start.kvs.iter().map(|kv| kv.key.clone()));
+    Spoilt { keys, ranges }
+}
+
+/// Whether a request may hang a key on a lease.
+fn is_leased(request: &Request) -> bool {
+    match request {
+        Request::Put(put) => put.lease.0 != 0,
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(is_leased),
+        Request::Range(_)
+        | Request::DeleteRange(_)
+        | Request::Compact(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseKeepAlive(_) => false,
+    }
+}
+
+/// What an operation is to a register, if it is that.
 fn register(operation: &Operation) -> Option<(Data, Step)> {
+    let mut ranges = Vec::new();
+    operation.request.footprint(&mut ranges);
+    let first = ranges.first()?;
+    if !ranges.iter().all(|range| range.is_single() && range.start == first.start) {
+        return None;
+    }
+    let key = Data(first.start.clone());
     let response = operation.response();
-    match &operation.request {
+    let Request::Txn(txn) = &operation.request else {
+        return Some((key, plain(&operation.request, response)?));
+    };
+    let (told, branches) = match response {
+        Some(Response::Txn(told)) if told.succeeded => (Some(told), [&txn.success[..], &[]]),
+        Some(Response::Txn(told)) => (Some(told), [&txn.failure[..], &[]]),
+        _ => (None, [&txn.success[..], &txn.failure[..]]),
+    };
+    let swap = swap(txn, told.map(|told| told.succeeded));
+    if swap.is_some() {
+        return swap.map(|step| (key, step));
+    }
+    let parts = branches.concat();
+    let mut writes = parts.iter().filter(|part| part.may_write());
+    let step = match (writes.next(), writes.next()) {
+        (Some(write), None) => plain(write, None)?,
+        (None, _) => {
+            let told = told?.responses.first();
+            plain(parts.first()?, told)?
+        }
+        (Some(_), Some(_)) => return None,
+    };
+    Some((key, step))
+}
+
+/// A transaction that puts if the value is equal, and else writes nothing.
+fn swap(txn: &TxnRequest, succeeded: Option<bool>) -> Option<Step> {
+    let ([compare], [Request::Put(put)]) = (&txn.compare[..], &txn.success[..]) else {
+        return None;
+    };
+    let CompareTarget::Value(old) = &compare.target else { return None };
+    let reads_else = succeeded == Some(false) && !txn.failure.is_empty();
+    let writes_else = txn.failure.iter().any(Request::may_write);
+    let fits = compare.result == CompareResult::Equal && !put.ignore_value;
+    (fits && !reads_else && !writes_else)
+        .then(|| Step::CompareAndSet(old.clone(), put.value.clone(), succeeded == Some(true)))
+}
+
+/// What a request on one key is to a register, if it is no transaction. A put that keeps the value
+/// is nothing.
+fn plain(request: &Request, response: Option<&Response>) -> Option<Step> {
+    match request {
         Request::Range(range) if is_plain(range) => {
             let value = match response {
                 Some(Response::Range(told)) => told.kvs.first().map(|kv| kv.value.clone()),
                 _ => None,
             };
-            Some((range.key.clone(), Step::Read(value)))
+            Some(Step::Read(value))
         }
-        Request::Put(put) if !put.ignore_value => {
-            Some((put.key.clone(), Step::Write(put.value.clone())))
-        }
-        Request::Txn(txn) => {
-            let ([compare], [Request::Put(put)], []) =
-                (&txn.compare[..], &txn.success[..], &txn.failure[..])
-            else {
-                return None;
-            };
-            let CompareTarget::Value(old) = &compare.target else { return None };
-            let plain = compare.result == CompareResult::Equal
-                && compare.range_end.is_empty()
-                && compare.key == put.key
-                && !put.ignore_value;
-            let succeeded = matches!(response, Some(Response::Txn(told)) if told.succeeded);
-            let step = Step::CompareAndSet(old.clone(), put.value.clone(), succeeded);
-            plain.then(|| (put.key.clone(), step))
-        }
+        Request::Put(put) if !put.ignore_value => Some(Step::Write(Some(put.value.clone()))),
+        Request::DeleteRange(_) => Some(Step::Write(None)),
         Request::Range(_)
         | Request::Put(_)
-        | Request::DeleteRange(_)
+        | Request::Txn(_)
         | Request::Compact(_)
         | Request::LeaseGrant(_)
         | Request::LeaseRevoke(_)

@@ -146,7 +146,8 @@ impl fmt::Display for DataDirectoryError {
             }
             DataDirectoryError::Newer { directory, format } => write!(
                 f,
-                "data directory {directory:?} has format {format}, this version knows {FORMAT}"
+                "data directory {directory:?} has format {format}, this version knows {FORMAT}; \
+                 if no newer version has written it, its format file is damaged"
             ),
             DataDirectoryError::Damaged { file } => write!(f, "format file {file:?} is damaged"),
             DataDirectoryError::Io { doing, path, error } => {

@@ -46,6 +46,16 @@ impl<E: Env> NodeLoop<E> {
             self.env.mark("raft: an append dropped for want of room");
             return;
         }
+        if self.node.has_lost(&message) {
+            // A damaged end of the log looks like a write that a crash interrupted, and was cut.
+            self.lost_entries = Some(format!(
+                "the log is damaged: entry {} was acknowledged to the leader {from}, but the log \
+                 ends before it; remove this member and add it again, with an empty data \
+                 directory, so that it is rebuilt from its peers",
+                message.commit
+            ));
+            return;
+        }
         self.node.step(message);
     }
 

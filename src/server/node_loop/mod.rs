@@ -177,6 +177,8 @@ pub(super) struct NodeLoop<E: Env> {
     proposals: VecDeque<Proposal>,
     /// Messages with other members' proposals that cannot be taken while leadership moves.
     forwarded: VecDeque<Message>,
+    /// Our log has forgotten what it had acknowledged.
+    lost_entries: Option<Fatal>,
     waiters: HashMap<u64, oneshot::Sender<Result<Answer>>>,
     /// `(deadline, id)`, oldest first: all wait equally long.
     deadlines: VecDeque<(Duration, u64)>,
@@ -231,6 +233,7 @@ impl<E: Env> NodeLoop<E> {
             retry_at: None,
             proposals: VecDeque::new(),
             forwarded: VecDeque::new(),
+            lost_entries: None,
             waiters: HashMap::new(),
             deadlines: VecDeque::new(),
             new_reads: Vec::new(),
@@ -274,6 +277,9 @@ impl<E: Env> NodeLoop<E> {
                     for _ in 1..limits::NODE_BATCH_MAX {
                         let Ok(input) = self.inputs.try_recv() else { break };
                         self.input(input);
+                    }
+                    if let Some(reason) = self.lost_entries.take() {
+                        return Err(reason);
                     }
                 }
             }

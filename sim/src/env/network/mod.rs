@@ -435,7 +435,9 @@ impl Switch {
             parcel.due = pipe.not_before;
             return state.due.push(parcel);
         }
+        let lost = |pipe: &mut Pipe| pipe.is_given_up;
         match parcel.packet {
+            Packet::Data(id, _) | Packet::Finish(id) if state.pipe(id).is_some_and(lost) => {}
             Packet::Data(id, bytes) => {
                 self.trace.bytes(id, &bytes);
                 if let Some(pipe) = self.reach(state, id) {
@@ -629,6 +631,7 @@ impl State {
         let Some(pipe) = self.pipe(id).filter(|pipe| pipe.stalled == Some(since)) else { return };
         let link = (pipe.from.0, pipe.to.0);
         pipe.fail_writer(ErrorKind::TimedOut);
+        pipe.is_given_up = true;
         if let Some(held) = self.held.get_mut(&link) {
             held.retain(|parcel| parcel.packet.pipe() != Some(id));
         }

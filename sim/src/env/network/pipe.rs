@@ -34,6 +34,8 @@ pub(super) struct Pipe {
     pub write_error: Option<ErrorKind>,
     /// The reading end's system knows nothing of the connection any more.
     pub unknown_to_reader: bool,
+    /// The writing end's system has given up: what is still on its way would leave a gap.
+    pub is_given_up: bool,
     /// Streams that hold this pipe: the reader's and the writer's.
     pub holders: u8,
     /// When the last delivery is due; the next is not earlier.
@@ -59,6 +61,7 @@ impl Pipe {
             read_error: None,
             write_error: None,
             unknown_to_reader: false,
+            is_given_up: false,
             holders: 2,
             last: now,
             not_before: now,
