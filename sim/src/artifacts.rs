@@ -6,7 +6,7 @@
 //! | `trace.txt` | faults, calls and their outcomes, in order |
 //! | `log.txt` | the log of all members |
 //! | `history.jsonl` | what clients were told, for `quorate check` |
-//! | `history.edn` | the same for Jepsen's checkers |
+//! | `history.edn` | its registers or lists for Jepsen's checkers |
 //! | `plan.json` | the plan that failed first |
 //! | `shrunk.json` | the smallest plan that fails the same way |
 //!
@@ -78,10 +78,10 @@ pub fn write(folder: &Path, smallest: &Plan, original: Option<&Plan>) -> io::Res
     let history = history.map_err(|error| io::Error::other(error.to_string()))?;
     let report = check::check(&history, Limits::default());
     std::fs::write(folder.join(PAGE), page::page(&history, &report))?;
-    edn::write_register(&history, BufWriter::new(File::create(folder.join(EDN))?))?;
+    edn::write(&history, BufWriter::new(File::create(folder.join(EDN))?))?;
     files.insert(0, (PAGE, "the history as a page: open this first"));
     files.insert(3, (HISTORY, "what clients were told, for `quorate check`"));
-    files.insert(4, (EDN, "its registers for Jepsen's checkers"));
+    files.insert(4, (EDN, "its registers or lists for Jepsen's checkers"));
     Ok(Written { files, verdict: Some(report.verdict), outcome })
 }
 

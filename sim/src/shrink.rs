@@ -159,6 +159,10 @@ impl Shrinker<'_> {
     fn drop_kinds(&mut self) {
         let steps = &self.best.plan.steps;
         let kinds: BTreeSet<&'static str> = steps.iter().map(|step| step.fault.name()).collect();
+        // Of one kind there is nothing to choose from; its faults are tried by themselves.
+        if kinds.len() < 2 {
+            return;
+        }
         minimal(kinds.into_iter().collect(), |candidates: &[Vec<&str>]| {
             self.attempt_each(candidates, |plan, kinds| {
                 plan.steps.retain(|step| kinds.contains(&step.fault.name()));
@@ -196,14 +200,24 @@ impl Shrinker<'_> {
 
     /// Fewer clients, watchers and calls.
     fn drop_people(&mut self) {
-        let clients = self.best.plan.clients;
-        self.attempt_each(smaller(clients.into(), 1), |plan, clients| {
-            plan.clients = u8::try_from(clients).expect("smaller than it was");
-        });
-        let watchers = self.best.plan.watchers;
-        self.attempt_each(smaller(watchers.into(), 0), |plan, watchers| {
-            plan.watchers = u8::try_from(watchers).expect("smaller than it was");
-        });
+        loop {
+            let clients = smaller(self.best.plan.clients.into(), 1);
+            let found = self.attempt_each(clients, |plan, clients| {
+                plan.clients = u8::try_from(clients).expect("smaller than it was");
+            });
+            if found.is_none() {
+                break;
+            }
+        }
+        loop {
+            let watchers = smaller(self.best.plan.watchers.into(), 0);
+            let found = self.attempt_each(watchers, |plan, watchers| {
+                plan.watchers = u8::try_from(watchers).expect("smaller than it was");
+            });
+            if found.is_none() {
+                break;
+            }
+        }
         loop {
             let plan = &self.best.plan;
             let each = self.best.report.calls.div_ceil(u64::from(plan.clients).max(1));
@@ -284,9 +298,11 @@ fn plain_disk(disk: DiskKnobs) -> DiskKnobs {
 
 /// Numbers below another, the smallest first.
 fn smaller(number: u64, least: u64) -> Vec<u64> {
-    let parts = [least, number / 16, number / 8, number / 4, number / 2, number / 4 * 3];
+    let parts = [least, number / 16, number / 8, number / 4, number / 2, number * 3 / 4];
+    // Of a small number one less is worth a trial.
+    let less = if number <= 16 { number.saturating_sub(1) } else { least };
     let mut numbers: Vec<u64> =
-        parts.into_iter().filter(|part| (least..number).contains(part)).collect();
+        parts.into_iter().chain([less]).filter(|part| (least..number).contains(part)).collect();
     numbers.sort_unstable();
     numbers.dedup();
     numbers
