@@ -15,6 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Stands for whichever member leads when the time comes; where nobody does, for a member chosen
 /// by chance.
@@ -254,6 +255,22 @@ pub enum DiskErrorKind {
     Sync,
     /// A read ends before the file does.
     ShortRead,
+}
+
+impl Plan {
+    /// The longest election timeout any member is ever started with.
+    pub fn election_timeout_max(&self) -> Duration {
+        let later = self.steps.iter().filter_map(|step| match &step.fault {
+            Fault::RollingRestart { flags, .. } => Some(flags),
+            _ => None,
+        });
+        let flags = self.flags.iter().chain(self.member_flags.values().flatten());
+        let given = flags.chain(later.flatten()).filter_map(|flag| {
+            flag.strip_prefix("--election-timeout=")?.parse().ok().map(Duration::from_millis)
+        });
+        // The server's own where none is given; never mind where all are shorter.
+        given.max().unwrap_or_default().max(Duration::from_secs(1))
+    }
 }
 
 impl Fault {

@@ -138,6 +138,7 @@ impl Cluster {
         let members = Arc::new((1..=plan.nodes).map(member).collect());
         let warden = Arc::new(client_machine(&trace, &switch, streams, WARDEN));
         let oracle = Oracle::new(trace.clone());
+        oracle.elections_take(plan.election_timeout_max());
         Cluster { trace, switch, streams, members, warden, failures, oracle, downs: Arc::default() }
     }
 

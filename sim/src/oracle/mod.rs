@@ -8,6 +8,7 @@
 //! | [`elections`] | terms, votes, leaders: one leader per term, votes kept and not sent early |
 //! | [`logs`] | log matching, commitment by quorums, leader completeness, durable before said |
 //! | [`states`] | entries applied once, in order, alike; applied index and data in one transaction |
+//! | [`leases`] | what is left of a lease does not grow by a change of leaders |
 //! | [`memory`] | the process stays within its memory |
 //!
 //! Bounded queues are judged right here: a load above its limit is a failure. So are the rare
@@ -23,12 +24,14 @@
 
 mod digest;
 mod elections;
+mod leases;
 mod logs;
 pub mod memory;
 mod states;
 
 use crate::report::Failure;
 use elections::Elections;
+use leases::Leases;
 use logs::Logs;
 use quorate::env::{Observation, Promise, Role};
 use quorate::types::{Revision, Term};
@@ -69,6 +72,7 @@ struct Court {
     elections: Elections,
     logs: Logs,
     states: States,
+    leases: Leases,
     roles: Vec<RoleChange>,
     /// When each compaction was first carried out.
     compactions: BTreeMap<Revision, Duration>,
@@ -88,6 +92,7 @@ impl Court {
             Observation::StoreOpened { applied, revision, hash } => {
                 self.logs.store_opened(machine, applied, out);
                 self.states.opened(machine, applied, revision, damaged, out);
+                self.leases.opened(machine);
                 self.states.hashed(machine, applied, hash, out);
             }
             Observation::Compacted { revision } => {
@@ -131,10 +136,14 @@ impl Court {
                 self.logs.committed(machine, index, entry_term, term, out);
             }
             Observation::Key { key, record } => self.states.key(machine, key, record),
-            Observation::Lease { id, ttls } => self.states.lease(machine, id, ttls),
+            Observation::Lease { id, ttls } => {
+                self.states.lease(machine, id, ttls);
+                self.leases.lease(machine, id, ttls);
+            }
             Observation::Applied { index, term, revision, reply } => {
                 self.logs.applied(machine, index, term, out);
                 self.states.applied(machine, index, term, revision, reply, out);
+                self.leases.applied(machine, index, term, out);
             }
             Observation::StateHash { index, hash } => {
                 self.states.hashed(machine, index, hash, out);
@@ -162,6 +171,7 @@ mod handle {
     use quorate::env::marks;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex, MutexGuard};
+    use std::time::Duration;
 
     /// Watches over one run. Clones share it.
     #[derive(Clone)]
@@ -200,6 +210,11 @@ mod handle {
             let boot = inner.court.boots.entry(machine).or_default();
             *boot += 1;
             Observer { oracle: self.clone(), machine, boot: *boot }
+        }
+
+        /// The longest election timeout of any member.
+        pub fn elections_take(&self, timeout: Duration) {
+            self.inner().court.leases.elections_take(timeout);
         }
 
         /// Somebody wrote to the durable files of a machine: its next boot may know less.
